@@ -1,0 +1,14 @@
+//! The nouns of inferc: values that the stages hand to each other. Everything depends on this crate, it depends on
+//! nothing of ours, and apart from well-formedness, printing and byte arithmetic it has no behaviour.
+//!
+//! Reading order: [`strategy`] (what to compute), [`plan`] (how), [`program`] and [`kernel`] (with which code),
+//! [`artifact`] (the whole as bytes); [`model`], [`target`], [`tensor`] enter from the side. A type moves here only
+//! when two spokes name it.
+
+pub mod diagnostic;
+pub mod kernel;
+pub mod model;
+pub mod program;
+pub mod schedule;
+pub mod target;
+pub mod tensor;

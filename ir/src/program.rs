@@ -1,0 +1,181 @@
+//! The forward program: which kernels run in which order over which buffers, as data.
+//!
+//! `codegen::lower` writes it from a model and the plan's [`crate::plan::ModelSchedule`]; the runtime binds addresses
+//! and launches. The runtime makes no choices and knows no kernel by name.
+//!
+//! One *step* runs `forward` over `n` rows (tokens of any mix of sequences), then `head` over the rows whose logits are
+//! wanted. Every launch is run by the whole team and ends at a barrier.
+//!
+//! **Attention.** Keys are cut into chunks of [`CHUNK`] positions counted from the start of the sequence. A row's result
+//! is the left fold, in chunk order, of its chunks' partial states `(m, l, o)`. A partial may cover the chunks `0..c`
+//! (first partial) or exactly one chunk (the others), so the fold is the same however work is cut: results are the same
+//! bits for any batch, any sharing and any number of threads.
+
+use crate::kernel::Kernel;
+use crate::tensor::DType;
+use serde::{Deserialize, Serialize};
+
+/// Keys per attention chunk: the unit of the reduction order.
+pub const CHUNK: usize = 256;
+/// Tokens per KV page.
+pub const PAGE: usize = 16;
+
+/// Words (i64) per row of [`Buf::Rows`]: position, KV slot (`page · PAGE + slot in page`), limit (keys visible to the
+/// row, itself included), index of its first partial in [`Buf::Partials`], number of partials, 0, 0, 0.
+pub const ROW_WORDS: usize = 8;
+/// Words (i64) per attention item of [`Buf::Items`]: first row, rows (1..=`attend_rows`), first chunk, end chunk,
+/// index in [`Buf::Tables`] of the sequence's first page, which partial of each row it writes (0, 1, …), 0, 0.
+/// The rows of an item are neighbours; the chunks' pages are the same for all of them.
+pub const ITEM_WORDS: usize = 8;
+/// Words (i64) of [`Buf::Step`]: rows, items, rows that want logits, KV pages in the pool, 0, 0, 0, 0.
+pub const STEP_WORDS: usize = 8;
+/// f32 statistics per logits row and vocabulary block ([`Buf::Stats`]): maximum, Σ exp(x − max), Σ x·exp(x − max),
+/// index of the maximum (as f32 bits of an i32). The runtime folds blocks left to right.
+pub const STAT_WORDS: usize = 4;
+/// Vocabulary entries per statistics block.
+pub const STAT_BLOCK: usize = 2048;
+
+/// Memory a launch may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Buf {
+    /// Step header, [`STEP_WORDS`] × i64; written by the runtime.
+    Step,
+    /// Row table, [`ROW_WORDS`] × i64 per row; written by the runtime.
+    Rows,
+    /// Attention items, [`ITEM_WORDS`] × i64 each; written by the runtime.
+    Items,
+    /// Page numbers (i32) of all sequences in the step; written by the runtime.
+    Tables,
+    /// Rows (i32) whose logits are wanted; written by the runtime.
+    HeadRows,
+    /// Rope table, f32: `[position][head_dim / 2][cos, sin]`; written once at load.
+    Rope,
+    /// Keys of one layer, f16: `[page][kv head][head_dim][PAGE]`. The pool keeps layers apart: [`Arg::Kv`].
+    Keys,
+    /// Values of one layer, f16: `[page][kv head][PAGE][head_dim]`.
+    Values,
+    /// Residual stream, f32 `[row][hidden]`; the runtime writes embeddings, `forward` leaves the last layer's output.
+    Hidden,
+    /// Scaled queries, f32 `[row][heads · head_dim]`.
+    Query,
+    /// Attention partials, f32 `[partial][heads][head_dim + 16]`: `o`, then `m`, `l`, padding.
+    Partials,
+    /// Quantised or plain activations between gate/up and down, per row.
+    Act,
+    /// Scratch of each thread: normed and quantised rows.
+    Scratch,
+    /// Logits, f32 `[wanted row][vocab rounded up to 16]`.
+    Logits,
+    /// Statistics of logits, f32 `[wanted row][blocks of STAT_BLOCK][STAT_WORDS]`.
+    Stats,
+}
+
+/// How large a buffer is: `fixed + per_row · max_rows + per_thread · team + per_partial · max_partials
+/// + per_head_row · max_head_rows` bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Bytes whatever the step.
+    pub fixed: u64,
+    /// Bytes per row of a step.
+    pub per_row: u64,
+    /// Bytes per thread.
+    pub per_thread: u64,
+    /// Bytes per attention partial.
+    pub per_partial: u64,
+    /// Bytes per row that wants logits.
+    pub per_head_row: u64,
+}
+
+/// One word passed to a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Arg {
+    /// Address of a buffer.
+    Buf(Buf),
+    /// Address of weight `i` of [`Program::weights`] plus bytes.
+    Weight(u32, u64),
+    /// Address of [`Buf::Keys`] (`false`) or [`Buf::Values`] (`true`) of a layer.
+    Kv(u32, bool),
+    /// An integer.
+    Int(i64),
+    /// Byte stride between threads in [`Buf::Scratch`].
+    ScratchStride,
+}
+
+/// One kernel launch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Index into [`Program::kernels`].
+    pub kernel: u32,
+    /// One word per parameter.
+    pub args: Vec<Arg>,
+}
+
+/// A resident weight: what the runtime makes of tensors of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weight {
+    /// Name, for people and reports.
+    pub name: String,
+    /// What it is made of.
+    pub source: Source,
+}
+
+/// How a resident weight is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// A vector (norm, bias) as f32. `rows` picks and orders elements as in [`Source::Tiles`].
+    Vector {
+        /// Tensor name in the file.
+        tensor: String,
+        /// Number of elements.
+        len: u64,
+        /// Row order.
+        rows: RowOrder,
+    },
+    /// Tiles of 16 rows × `k` of one or more tensors of equal shape and type, interleaved tile by tile: tile 0 of the
+    /// first tensor, tile 0 of the second, …, tile 1 of the first, ….
+    Tiles {
+        /// Tensor names in the file.
+        tensors: Vec<String>,
+        /// Element type in the file, kept in the tiles.
+        dtype: DType,
+        /// Output rows of each tensor.
+        n: u64,
+        /// Input features.
+        k: u64,
+        /// Row order within each tensor.
+        rows: RowOrder,
+    },
+}
+
+/// The order in which a tensor's rows are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RowOrder {
+    /// As in the file.
+    File,
+    /// Per head of `d` rows: 0, 2, 4, …, d−2, 1, 3, …, d−1. Turns rope on neighbouring pairs (GGUF's llama) into
+    /// rope on halves, for q, k and their biases alike.
+    PairsToHalves(u32),
+}
+
+/// Everything the runtime needs to run one model's steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Kernels, in order of first use.
+    pub kernels: Vec<Kernel>,
+    /// Buffers and their sizes ([`Buf::Keys`] and [`Buf::Values`] are sized by the KV pool: bytes per page and layer).
+    pub buffers: Vec<(Buf, Size)>,
+    /// Resident weights.
+    pub weights: Vec<Weight>,
+    /// Launches of a step.
+    pub forward: Vec<Launch>,
+    /// Launches that turn hidden rows into logits and statistics.
+    pub head: Vec<Launch>,
+    /// Rows an attention item may hold.
+    pub attend_rows: u32,
+    /// Bytes of keys (and of values) per page and layer.
+    pub page_bytes: u64,
+    /// Rows of one step at most.
+    pub max_rows: u32,
+    /// Rows of one step that may want logits.
+    pub max_head_rows: u32,
+}
