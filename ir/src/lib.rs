@@ -10,5 +10,6 @@ pub mod kernel;
 pub mod model;
 pub mod program;
 pub mod schedule;
+pub mod strategy;
 pub mod target;
 pub mod tensor;
