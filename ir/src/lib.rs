@@ -8,6 +8,7 @@
 pub mod diagnostic;
 pub mod kernel;
 pub mod model;
+pub mod plan;
 pub mod program;
 pub mod schedule;
 pub mod strategy;
