@@ -5,11 +5,15 @@
 //! [`artifact`] (the whole as bytes); [`model`], [`target`], [`tensor`] enter from the side. A type moves here only
 //! when two spokes name it.
 
+pub mod code;
 pub mod diagnostic;
 pub mod kernel;
+pub mod kernel_check;
+pub mod kernel_text;
 pub mod model;
 pub mod plan;
 pub mod program;
+pub mod rule;
 pub mod schedule;
 pub mod strategy;
 pub mod target;
