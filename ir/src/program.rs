@@ -48,7 +48,7 @@ pub enum Buf {
     Tables,
     /// Rows (i32) whose logits are wanted; written by the runtime.
     HeadRows,
-    /// Rope table, f32: `[position][head_dim / 2][cos, sin]`; written once at load.
+    /// Rope table, f32: `[position][2][head_dim / 2]`, the cosines of a position, then its sines; written once at load.
     Rope,
     /// Keys of one layer, f16: `[page][kv head][head_dim][PAGE]`. The pool keeps layers apart: [`Arg::Kv`].
     Keys,
