@@ -1,1 +1,3 @@
-//! (written next)
+//! From plans to kernels to machine code.
+
+pub mod back;
