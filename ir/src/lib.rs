@@ -5,6 +5,7 @@
 //! [`artifact`] (the whole as bytes); [`model`], [`target`], [`tensor`] enter from the side. A type moves here only
 //! when two spokes name it.
 
+pub mod artifact;
 pub mod code;
 pub mod diagnostic;
 pub mod kernel;
