@@ -1,0 +1,289 @@
+"""Runs both sides of a case and turns what they print into samples.
+
+A measurement of a case is: choose the peer's fastest setting, then repeat ours and the peer's in turn (the side that goes
+first alternates, so that drift of the machine falls on both), each in a process of its own, pinned to the same CPUs.
+Takes a Session and a Case; returns plain data for the report; prints nothing but progress.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from cases import DEFAULT_GEN, ours_command, peer_command, settings_of
+from machine import Busy, read_bandwidth, wait_until_quiet
+
+# Settings within this factor of the fastest try stay in the interleaved runs; the one with the best median is reported.
+_CLOSE = 0.9
+_MAX_SETTINGS = 2
+
+
+class BenchError(Exception):
+    """A side that failed, or two sides that did different work; the text says which command and what it said."""
+
+
+@dataclass
+class Session:
+    """What all runs of one benchmark share."""
+
+    inferc: str
+    peer_bin: str
+    model: str
+    model_bytes: object
+    threads: int
+    cpus: list
+    repeats: int
+    tries: int
+    timeout: float
+    priority: int
+    patience: float
+    quiet: float
+    sides: tuple
+    fixed_setting: object = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of one side."""
+
+    tokens_per_second: float
+    seconds: float
+    tokens: int
+    foreign_share: float
+    rows: object = None
+
+    def plain(self):
+        """For JSON."""
+        return {k: v for k, v in self.__dict__.items() if v is not None}
+
+
+def run(session, command):
+    """Runs one command pinned to the session's CPUs; returns its standard output and the share of the CPUs that others
+    took meanwhile. Raises BenchError when it fails or runs too long."""
+    pinned = ["taskset", "-c", ",".join(map(str, session.cpus)), *command]
+
+    def raise_priority():
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, session.priority)
+        except OSError:
+            pass  # Only root may; the report says what was asked for, the disturbance is measured anyway.
+
+    meter, before = Busy(session.cpus), _children_seconds()
+    try:
+        done = subprocess.run(
+            pinned,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=session.timeout,
+            preexec_fn=raise_priority if session.priority else None,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"took longer than {session.timeout:.0f} s: {' '.join(command)}") from error
+    except OSError as error:
+        raise BenchError(f"cannot start {command[0]}: {error.strerror}") from error
+    share = meter.foreign_share(_children_seconds() - before)
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-12:]
+        raise BenchError(f"exit code {done.returncode}: {' '.join(command)}\n" + "\n".join("    " + line for line in said))
+    return done.stdout.decode("utf-8", "replace"), share
+
+
+def _children_seconds():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def json_values(text):
+    """All JSON objects in a text that may hold other lines."""
+    decoder, at = json.JSONDecoder(), 0
+    while (at := text.find("{", at)) >= 0:
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except ValueError:
+            at += 1
+            continue
+        yield value
+
+
+def parse_ours(text, case, share):
+    """Reads our side's object for a case."""
+    for value in json_values(text):
+        if value.get("case") != str(case):
+            continue
+        try:
+            sample = Sample(
+                float(value["tokens_per_second"]), float(value["seconds"]), int(value["tokens"]), share, value.get("rows")
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BenchError(f"our side's result for {case} lacks a number: {error}") from error
+        return _checked("ours", case, sample)
+    raise BenchError(f"our side printed no result for {case}")
+
+
+def parse_peer(text, case, share):
+    """Reads the peer's object for a case: llama-bench's line, or llama-batched-bench's (its decode part alone)."""
+    for value in json_values(text):
+        try:
+            if case.kind == "branches" and "speed_tg" in value:
+                tokens, seconds = int(value["tg"]) * int(value["pl"]), float(value["t_tg"])
+            elif case.kind != "branches" and value.get("samples_ns"):
+                tokens = int(value["n_prompt"]) + int(value["n_gen"])
+                seconds = statistics.median(value["samples_ns"]) / 1e9
+            else:
+                continue
+        except (KeyError, TypeError, ValueError) as error:
+            raise BenchError(f"the peer's result for {case} lacks a number: {error}") from error
+        rate = tokens / seconds if seconds > 0 else 0.0
+        return _checked("the peer", case, Sample(rate, seconds, tokens, share))
+    raise BenchError(f"the peer printed no result for {case}")
+
+
+def _checked(side, case, sample):
+    """Refuses a figure that contradicts itself or was made from other work than the case says."""
+    if not (sample.tokens_per_second > 0 and sample.seconds > 0 and sample.tokens > 0):
+        raise BenchError(f"{side}: {case}: {sample.tokens} tokens in {sample.seconds} s is no measurement")
+    if abs(sample.tokens / sample.seconds / sample.tokens_per_second - 1) > 0.05:
+        raise BenchError(
+            f"{side}: {case}: {sample.tokens} tokens in {sample.seconds} s are not {sample.tokens_per_second} tokens per second"
+        )
+    expected = case.expected_tokens()
+    # One token per branch may come from the prompt's own pass.
+    slack = case["n"] if case.kind == "branches" else 0
+    if expected is not None and not expected - slack <= sample.tokens <= expected:
+        raise BenchError(f"{side}: {case}: did {sample.tokens} tokens of work, not {expected}")
+    return sample
+
+
+def measure_cases(session, cases, progress):
+    """Measures the cases in turn; a case that fails has `case` and `error` in its record, and the others still run."""
+    records = []
+    for case in cases:
+        try:
+            records.append(_measure_case(session, case, progress))
+        except BenchError as error:
+            records.append({"case": str(case), "error": str(error)})
+    return records
+
+
+def _measure_case(session, case, progress):
+    roof = _measure_roof(session, progress) if "ours" in session.sides else None
+    gen, settings, tried = DEFAULT_GEN, [], []
+    if "ours" in session.sides:
+        progress(f"{case}: ours, warm-up")
+        gen = max(8, _ours(session, case).tokens)
+    if "peer" in session.sides:
+        settings, tried = _choose_setting(session, case, gen, progress)
+
+    ours, peers = [], {s: [] for s in settings}
+    for turn in range(session.repeats):
+        wait_until_quiet(session.cpus, session.quiet, session.patience)
+        progress(f"{case}: {turn + 1} of {session.repeats}")
+        sides = [("peer", s) for s in settings]
+        if "ours" in session.sides:
+            sides.insert(0 if turn % 2 == 0 else len(sides), ("ours", None))
+        for side, setting in sides:
+            if side == "ours":
+                ours.append(_ours(session, case))
+            else:
+                peers[setting].append(_peer(session, case, setting, gen))
+    best = max(settings, key=lambda s: statistics.median(x.tokens_per_second for x in peers[s]), default=None)
+    return _record(session, case, roof, ours, peers, best, tried, gen)
+
+
+def _ours(session, case):
+    text, share = run(session, ours_command(session.inferc, session.model, session.threads, case))
+    return parse_ours(text, case, share)
+
+
+def _peer(session, case, setting, gen):
+    text, share = run(session, peer_command(session.peer_bin, session.model, session.threads, case, setting, gen))
+    return parse_peer(text, case, share)
+
+
+def _choose_setting(session, case, gen, progress):
+    if session.fixed_setting is not None:
+        return [session.fixed_setting], []
+    tried = []
+    for setting in settings_of(case):
+        progress(f"{case}: peer, trying {setting.text(case)}")
+        wait_until_quiet(session.cpus, session.quiet, session.patience)
+        tried.append((max(_peer(session, case, setting, gen).tokens_per_second for _ in range(session.tries)), setting))
+    fastest = sorted(tried, key=lambda t: -t[0])
+    chosen = [s for rate, s in fastest[:_MAX_SETTINGS] if rate >= _CLOSE * fastest[0][0]]
+    return chosen, [{"setting": s.text(case), "tokens_per_second": rate} for rate, s in tried]
+
+
+def _measure_roof(session, progress):
+    """The machine's read bandwidth, by our own profile of it, or None when the command is not there."""
+    progress("read bandwidth")
+    try:
+        text, share = run(session, [session.inferc, "profile-device", "--format", "json"])
+    except BenchError as error:
+        print(f"bench-peer: no roof: {error}", file=sys.stderr)
+        return None
+    for value in json_values(text):
+        for profile in (value, *(v for v in value.values() if isinstance(v, dict))):
+            if isinstance(profile.get("bandwidth"), (int, float)) and profile["bandwidth"] > 0:
+                return {"profile": profile, "foreign_share": share, "at": time.time()}
+    print("bench-peer: no roof: profile-device printed no `bandwidth`", file=sys.stderr)
+    return None
+
+
+def roof_rate(session, case, roof, gen):
+    """Tokens per second at which the step's bytes alone fill the read bandwidth (each byte read once per step, 16-bit keys
+    and values, a shared prompt once for all branches); None for prefill or without a profile. Returns also the bytes and
+    the bandwidth."""
+    if roof is None or case.kind == "prefill":
+        return None
+    if case.kind == "branches":
+        rows, positions = case["n"], case["prompt"] + case["n"] * case["gen"] / 2
+    else:
+        rows, positions = 1, case["depth"] + gen / 2
+    needed = session.model_bytes.per_step(positions)
+    bandwidth = read_bandwidth(roof["profile"], session.threads, needed)
+    if not bandwidth:
+        return None
+    return {"tokens_per_second": rows * bandwidth / needed, "bytes_per_step": needed, "bandwidth": bandwidth}
+
+
+def spread(values):
+    """Median, least and greatest; None for no values."""
+    if not values:
+        return None
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "repeats": len(values)}
+
+
+def _record(session, case, roof, ours, peers, best, tried, gen):
+    theirs = peers.get(best, [])
+    ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, theirs)]
+    limit = roof_rate(session, case, roof, gen)
+    ours_spread = spread([s.tokens_per_second for s in ours])
+    peer_spread = spread([s.tokens_per_second for s in theirs])
+
+    def share(side):
+        return side["median"] / limit["tokens_per_second"] if side and limit else None
+
+    shares = [s.foreign_share for s in (*ours, *theirs)]
+    return {
+        "case": str(case),
+        "ours": ours_spread,
+        "peer": peer_spread,
+        "ratio": spread(ratios),
+        "floor": case.floor,
+        "peer_setting": best.text(case) if best else None,
+        "peer_settings_tried": tried,
+        "roof": limit,
+        "share_of_roof": {"ours": share(ours_spread), "peer": share(peer_spread)},
+        "decode_tokens": gen if case.kind == "decode" else None,
+        "disturbance": {"median": statistics.median(shares), "max": max(shares)},
+        "load_average": os.getloadavg(),
+        "samples": {
+            "ours": [s.plain() for s in ours],
+            "peer": {s.text(case): [x.plain() for x in runs] for s, runs in peers.items()},
+        },
+    }

@@ -1,0 +1,84 @@
+"""Prints a finished benchmark: a table for people, or one JSON object for programs. Computes nothing but rounding."""
+
+import json
+
+FORMAT_VERSION = 1
+
+
+def as_json(header, records):
+    """The whole record, with every sample."""
+    return json.dumps({"format_version": FORMAT_VERSION, **header, "cases": records}, indent=2)
+
+
+def as_text(header, records):
+    """Header lines, one row per case, and what to know when reading them."""
+    machine, peer = header["machine"], header["peer"]
+    lines = [
+        f"model    {header['model']}",
+        f"machine  {machine['cpu']} (family/model/stepping {machine['family_model_stepping']}), {machine['cores']} cores; "
+        f"{header['threads']} thread(s) on CPU {','.join(map(str, header['cpus']))}",
+        f"         {' '.join(machine['features'])}; load average {_load(header['load_average'])} at the start; "
+        f"governor {machine['governor']}",
+    ]
+    if peer:
+        amx = {True: "with AMX", False: "no AMX"}[bool(peer.get("amx"))]
+        lines.append(f"peer     {peer['engine']} {peer['version']} ({peer['package']}), {peer['compiler']}, native, {amx}")
+    measured = [r for r in records if "error" not in r]
+    if measured:
+        lines += ["", *_table(measured), ""]
+        lines += [f"{r['case']}: peer at {r['peer_setting']}" for r in measured if r["peer_setting"]]
+        lines += _notes(measured)
+    lines += [f"\n{r['case']} failed: {r['error']}" for r in records if "error" in r]
+    return "\n".join(lines)
+
+
+def _load(load):
+    return " ".join(f"{x:.2f}" for x in load)
+
+
+def _table(records):
+    head = ["case", "ours tok/s", "peer tok/s", "ratio", "floor", "roof tok/s", "ours/roof", "peer/roof", "others' CPU"]
+    rows = [head]
+    for r in records:
+        share = r["share_of_roof"]
+        rows.append(
+            [
+                r["case"],
+                _spread(r["ours"], 1),
+                _spread(r["peer"], 1),
+                _spread(r["ratio"], 2, "×"),
+                f"{r['floor']:.1f}×" if r["floor"] else "–",
+                f"{r['roof']['tokens_per_second']:.0f}" if r["roof"] else "–",
+                _percent(share["ours"]),
+                _percent(share["peer"]),
+                f"{_percent(r['disturbance']['median'])} ({_percent(r['disturbance']['max'])})",
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def _spread(value, digits, unit=""):
+    if value is None:
+        return "–"
+    return f"{value['median']:.{digits}f}{unit} ({value['min']:.{digits}f}–{value['max']:.{digits}f})"
+
+
+def _percent(value):
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def _notes(records):
+    counts = {s["repeats"] for r in records for s in (r["ours"], r["peer"]) if s}
+    repeats = ", ".join(map(str, sorted(counts)))
+    notes = [
+        "",
+        f"Median (least–greatest) of {repeats} interleaved repeats; the ratio is taken pair by pair. Branches: tokens of all",
+        "branches over the time of decoding alone, the prompt's own pass excluded. Roof: the machine's read bandwidth,",
+        "measured just before, over the bytes of a step (weights and 16-bit keys and values, each read once).",
+    ]
+    if any(r["disturbance"]["max"] > 0.05 for r in records):
+        notes.append("Others took more than 5 % of the CPUs during some runs: repeat on a quiet machine before quoting.")
+    if counts and min(counts) < 5:
+        notes.append("Fewer than five repeats: an orientation, not a result.")
+    return notes
