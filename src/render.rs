@@ -1,0 +1,116 @@
+//! Diagnostics for people and for programs: source excerpts on a terminal, JSON for editors and CI.
+
+use ariadne::{Color, Config, IndexType, Label, Report, ReportKind};
+use ir::diagnostic::{Diagnostic, Severity, Span};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+/// The sources a diagnostic may point into; index = `Span::file`.
+#[derive(Clone, Debug, Default)]
+pub struct Sources(pub Vec<(String, String)>);
+
+impl Sources {
+    fn name(&self, file: u32) -> &str {
+        self.0.get(file as usize).map_or("<unknown>", |(name, _)| name)
+    }
+
+    fn text(&self, file: u32) -> &str {
+        self.0.get(file as usize).map_or("", |(_, text)| text)
+    }
+
+    /// 1-based line and column (in characters) of a byte.
+    #[must_use]
+    pub fn position(&self, file: u32, byte: u32) -> (usize, usize) {
+        let text = self.text(file);
+        let mut at = (byte as usize).min(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        let before = &text[..at];
+        let line = before.matches('\n').count() + 1;
+        let start = before.rfind('\n').map_or(0, |i| i + 1);
+        (line, before[start..].chars().count() + 1)
+    }
+
+    fn range(&self, span: Span) -> (String, std::ops::Range<usize>) {
+        let len = self.text(span.file).len();
+        let start = (span.start as usize).min(len);
+        (self.name(span.file).to_owned(), start..(span.end as usize).clamp(start, len))
+    }
+}
+
+/// Diagnostics as text, in order, with excerpts, causes and remedies.
+#[must_use]
+pub fn text(diagnostics: &[Diagnostic], sources: &Sources, color: bool) -> String {
+    let mut out = String::new();
+    for d in diagnostics {
+        let kind = match d.severity {
+            Severity::Error => ReportKind::Error,
+            Severity::Warning => ReportKind::Warning,
+        };
+        let at = sources.range(d.span);
+        let paint = if d.severity == Severity::Error { Color::Red } else { Color::Yellow };
+        let config = Config::default().with_color(color).with_index_type(IndexType::Byte);
+        let mut report = Report::build(kind, at.clone())
+            .with_config(config)
+            .with_code(d.code.0)
+            .with_message(&d.message)
+            .with_label(Label::new(at).with_message(&d.label).with_color(paint).with_order(0));
+        for (span, text) in &d.related {
+            report = report.with_label(Label::new(sources.range(*span)).with_message(text).with_color(Color::Blue).with_order(1));
+        }
+        if let Some(fix) = &d.fix {
+            report = report.with_help(format!("{}: `{}`", fix.title, fix.text.trim()));
+        }
+        if let Some(help) = &d.help {
+            report = report.with_help(help);
+        }
+        for note in &d.notes {
+            report = report.with_note(note);
+        }
+        let mut bytes = Vec::new();
+        let cache = ariadne::sources(sources.0.clone());
+        if report.finish().write(cache, &mut bytes).is_ok() {
+            out.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
+    let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
+    let warnings = diagnostics.len() - errors;
+    let plural = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
+    match (errors, warnings) {
+        (0, 0) => {}
+        (e, w) => {
+            let _ = writeln!(out, "{}, {}", plural(e, "error"), plural(w, "warning"));
+        }
+    }
+    out
+}
+
+/// Diagnostics as JSON values with line and column.
+#[must_use]
+pub fn json(diagnostics: &[Diagnostic], sources: &Sources) -> Value {
+    let place = |span: Span| {
+        let (line, column) = sources.position(span.file, span.start);
+        let (end_line, end_column) = sources.position(span.file, span.end);
+        json!({ "file": sources.name(span.file), "start": span.start, "end": span.end, "line": line, "column": column,
+                "end_line": end_line, "end_column": end_column })
+    };
+    Value::Array(
+        diagnostics
+            .iter()
+            .map(|d| {
+                json!({
+                    "severity": if d.severity == Severity::Error { "error" } else { "warning" },
+                    "code": d.code.0,
+                    "message": d.message,
+                    "at": place(d.span),
+                    "label": d.label,
+                    "related": d.related.iter().map(|(s, t)| json!({ "at": place(*s), "text": t })).collect::<Vec<_>>(),
+                    "help": d.help,
+                    "fix": d.fix.as_ref().map(|f| json!({ "title": f.title, "at": place(f.span), "text": f.text })),
+                    "notes": d.notes,
+                })
+            })
+            .collect(),
+    )
+}
