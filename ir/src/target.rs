@@ -75,3 +75,143 @@ pub struct Target {
     /// True for a profile that `profile-device` wrote.
     pub measured: bool,
 }
+
+/// Built-in profiles by name: peaks from the makers' data sheets (dense 16-bit rates, SXM boards where there is a choice).
+/// CPU classes are estimates of their kind; `inferc profile-device` writes measured ones.
+struct Builtin {
+    name: &'static str,
+    aliases: &'static [&'static str],
+    kind: TargetKind,
+    /// Memory in bytes, FLOP/s, bytes/s.
+    peaks: (f64, f64, f64),
+    threads: u32,
+    launch: f64,
+    isa: Isa,
+}
+
+const NO_ISA: Isa = Isa { avx2: false, avx512: false, vnni: false };
+
+const fn gpu(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    peaks: (f64, f64, f64),
+) -> Builtin {
+    Builtin { name, aliases, kind: TargetKind::Gpu, peaks, threads: 1, launch: 1.3e-6, isa: NO_ISA }
+}
+
+const BUILTINS: &[Builtin] = &[
+    gpu("b200", &["b200-sxm"], (192e9, 2250e12, 8.0e12)),
+    gpu("h200-sxm", &["h200"], (141e9, 989.5e12, 4.8e12)),
+    gpu("h100-sxm", &["h100"], (80e9, 989.5e12, 3.35e12)),
+    gpu("a100-80g", &["a100"], (80e9, 312e12, 2.039e12)),
+    gpu("l40s", &[], (48e9, 362e12, 0.864e12)),
+    gpu("l4", &[], (24e9, 121e12, 0.3e12)),
+    Builtin {
+        name: "cpu-avx512",
+        aliases: &["cpu"],
+        kind: TargetKind::Cpu,
+        peaks: (24e9, 400e9, 36e9),
+        threads: 2,
+        launch: 0.3e-6,
+        isa: Isa { avx2: true, avx512: true, vnni: true },
+    },
+    Builtin {
+        name: "cpu-avx2",
+        aliases: &[],
+        kind: TargetKind::Cpu,
+        peaks: (24e9, 250e9, 30e9),
+        threads: 2,
+        launch: 0.3e-6,
+        isa: Isa { avx2: true, avx512: false, vnni: false },
+    },
+    // A fixed machine of round numbers: plans in tests do not change with the host.
+    Builtin {
+        name: "reference",
+        aliases: &[],
+        kind: TargetKind::Cpu,
+        peaks: (16e9, 200e9, 20e9),
+        threads: 2,
+        launch: 1e-6,
+        isa: Isa { avx2: true, avx512: true, vnni: true },
+    },
+];
+
+/// Names of the built-in profiles, in the order of the table.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    BUILTINS.iter().map(|b| b.name).collect()
+}
+
+/// A built-in profile by name or alias.
+#[must_use]
+pub fn builtin(name: &str) -> Option<Target> {
+    let row = BUILTINS.iter().find(|b| b.name == name || b.aliases.contains(&name))?;
+    let (memory, flops, bandwidth) = row.peaks;
+    Some(Target {
+        name: row.name.to_owned(),
+        kind: row.kind,
+        isa: row.isa,
+        threads: row.threads,
+        memory,
+        flops,
+        bandwidth,
+        read: Vec::new(),
+        kernels: Vec::new(),
+        launch: row.launch,
+        usd_per_hour: 0.0,
+        measured: false,
+    })
+}
+
+impl Target {
+    /// Stable hash of the whole profile (hex): what a plan was priced for.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let bytes = postcard::to_stdvec(self).expect("plain data always serialises");
+        blake3::hash(&bytes).to_hex().to_string()
+    }
+
+    /// Read bandwidth for a working set of `bytes`, bytes/s, with `threads` threads: log-linear between the measured
+    /// sizes, the last one beyond them, the peak where nothing was measured.
+    #[must_use]
+    pub fn read_bandwidth(&self, bytes: f64, threads: u32) -> f64 {
+        let rate = |b: &Bandwidth| {
+            if threads >= self.threads {
+                b.all_threads
+            } else {
+                let share = f64::from(threads.max(1) - 1) / f64::from(self.threads.max(2) - 1);
+                b.one_thread + (b.all_threads - b.one_thread) * share
+            }
+        };
+        match self.read.iter().position(|b| b.bytes >= bytes) {
+            _ if self.read.is_empty() => self.bandwidth * f64::from(threads.min(self.threads)) / f64::from(self.threads),
+            None => rate(&self.read[self.read.len() - 1]),
+            Some(0) => rate(&self.read[0]),
+            Some(i) => {
+                let (a, b) = (&self.read[i - 1], &self.read[i]);
+                let t = (bytes / a.bytes).ln() / (b.bytes / a.bytes).ln();
+                (rate(a).ln() * (1.0 - t) + rate(b).ln() * t).exp()
+            }
+        }
+    }
+
+    /// Rate of a kernel class at `rows` rows, work per second: log-linear between measured row counts, clamped outside;
+    /// `None` when the class was not measured.
+    #[must_use]
+    pub fn kernel_rate(&self, class: &str, rows: f64, threads: u32) -> Option<f64> {
+        let rate = |k: &KernelRate| if threads >= self.threads { k.all_threads } else { k.one_thread };
+        let mut points: Vec<&KernelRate> = self.kernels.iter().filter(|k| k.class == class).collect();
+        points.sort_by_key(|k| k.rows);
+        let next = points.iter().position(|k| f64::from(k.rows) >= rows);
+        match (next, points.last()) {
+            (_, None) => None,
+            (None, Some(last)) => Some(rate(last)),
+            (Some(0), _) => Some(rate(points[0])),
+            (Some(i), _) => {
+                let (a, b) = (points[i - 1], points[i]);
+                let t = (rows / f64::from(a.rows)).ln() / (f64::from(b.rows) / f64::from(a.rows)).ln();
+                Some((rate(a).ln() * (1.0 - t) + rate(b).ln() * t).exp())
+            }
+        }
+    }
+}

@@ -2,3 +2,4 @@
 //! in give the same plan out.
 
 pub mod kinetics;
+pub mod roofline;

@@ -1,0 +1,342 @@
+//! The planner's cost model: seconds of prefills, decode steps and scores on a target, operator by operator.
+//!
+//! Takes a model, a target and the shape of a step; returns time, operations and bytes, and what bounds them. Per
+//! operator the time is `max(work / rate, bytes / bandwidth)`; a step adds launches or barriers. Rates come from the
+//! target's measured kernels where there are any, else from its peaks times the efficiencies below. Working sets choose
+//! the bandwidth (caches). It does not know strategies; `planner` adds those up.
+
+use ir::model::Model;
+use ir::plan::Cost;
+use ir::target::{Target, TargetKind};
+use ir::tensor::tile_bytes;
+
+/// Share of the peak FLOP rate that unmeasured matrix products reach on a CPU: int8 dot products run faster than the f32
+/// peak of a profile, unpacking eats it up again.
+const CPU_LINEAR: f64 = 0.8;
+/// Multiply-adds per second and thread of unmeasured CPU attention, as a share of the f32 peak.
+const CPU_ATTEND: f64 = 0.35;
+/// Barriers (CPU) or launches (GPU) per layer.
+const LAUNCHES: f64 = 5.0;
+
+/// One sequence of a step: how many new rows it brings and how many keys it has afterwards.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Part {
+    /// Sequences of this kind.
+    pub count: f64,
+    /// New rows of each.
+    pub rows: f64,
+    /// Keys before the step, of its own.
+    pub keys: f64,
+    /// Keys before the step that all sequences of the part share.
+    pub shared: f64,
+    /// Shared keys are read once for all (cascade) instead of once per sequence.
+    pub together: bool,
+}
+
+/// Cost of a step or of many.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Time {
+    /// Seconds in linear layers and the output matrix.
+    pub linear: f64,
+    /// Seconds in attention.
+    pub attend: f64,
+    /// Seconds in launches or barriers.
+    pub launch: f64,
+    /// Operations, two per multiply-add.
+    pub flops: f64,
+    /// Bytes of weights read.
+    pub weight_bytes: f64,
+    /// Bytes of KV read and written.
+    pub kv_bytes: f64,
+    /// Share of the linear time in which memory, not arithmetic, is the limit.
+    pub memory_bound: f64,
+}
+
+impl Time {
+    /// Seconds.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.linear + self.attend + self.launch
+    }
+
+    /// The same `n` times over.
+    #[must_use]
+    pub fn times(self, n: f64) -> Self {
+        Self {
+            linear: self.linear * n,
+            attend: self.attend * n,
+            launch: self.launch * n,
+            flops: self.flops * n,
+            weight_bytes: self.weight_bytes * n,
+            kv_bytes: self.kv_bytes * n,
+            memory_bound: self.memory_bound,
+        }
+    }
+
+    /// One after the other.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        let linear = self.linear + next.linear;
+        let bound = if linear > 0.0 {
+            (self.memory_bound * self.linear + next.memory_bound * next.linear) / linear
+        } else {
+            0.0
+        };
+        Self {
+            linear,
+            attend: self.attend + next.attend,
+            launch: self.launch + next.launch,
+            flops: self.flops + next.flops,
+            weight_bytes: self.weight_bytes + next.weight_bytes,
+            kv_bytes: self.kv_bytes + next.kv_bytes,
+            memory_bound: bound,
+        }
+    }
+
+    /// As a plan's cost.
+    #[must_use]
+    pub fn cost(&self, tokens: f64, kv_bytes: f64, target: &Target) -> Cost {
+        Cost {
+            seconds: self.seconds(),
+            flops: self.flops,
+            bytes: self.weight_bytes + self.kv_bytes,
+            tokens,
+            kv_bytes,
+            usd: self.seconds() / 3600.0 * target.usd_per_hour,
+        }
+    }
+
+    /// `memory: weights 96 %, KV 4 %` or `compute`.
+    #[must_use]
+    pub fn bound_by(&self) -> String {
+        let bytes = self.weight_bytes + self.kv_bytes;
+        if self.memory_bound >= 0.5 && bytes > 0.0 {
+            let share = (100.0 * self.weight_bytes / bytes).round();
+            format!("memory: weights {share:.0} %, KV {:.0} %", 100.0 - share)
+        } else if self.attend > self.linear {
+            "attention".to_owned()
+        } else {
+            "compute".to_owned()
+        }
+    }
+}
+
+/// A model on a target with a number of threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Roofline<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The target.
+    pub target: &'a Target,
+    /// Threads used (1 on a GPU).
+    pub threads: u32,
+}
+
+fn float(x: u32) -> f64 {
+    f64::from(x)
+}
+
+impl<'a> Roofline<'a> {
+    /// A model on a target with all its threads.
+    #[must_use]
+    pub fn new(model: &'a Model, target: &'a Target) -> Self {
+        Self { model, target, threads: target.threads }
+    }
+
+    /// Bytes of resident weights: tiles as the kernels read them, 16 bits per parameter for shapes without tensors.
+    #[must_use]
+    pub fn weight_bytes(&self) -> f64 {
+        #[allow(clippy::cast_precision_loss, reason = "weights are far below 2^53 bytes")]
+        if self.model.tensors.is_empty() { 2.0 * self.model.parameters as f64 } else { self.layer_bytes() + self.head_bytes() }
+    }
+
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "weights are far below 2^53 bytes")]
+    fn tensor_bytes(&self, keep: impl Fn(&str) -> bool) -> f64 {
+        let bytes = |t: &ir::model::Tensor| match t.shape[..] {
+            [k, n] => tile_bytes(t.dtype, k as usize) as f64 * n.div_ceil(16) as f64,
+            _ => 4.0 * t.shape.iter().product::<u64>() as f64,
+        };
+        self.model.tensors.iter().filter(|t| keep(&t.name)).map(bytes).sum()
+    }
+
+    /// Bytes of the layers' weights.
+    #[must_use]
+    pub fn layer_bytes(&self) -> f64 {
+        if self.model.tensors.is_empty() {
+            self.weight_bytes() - self.head_bytes()
+        } else {
+            self.tensor_bytes(|n| n.starts_with("blk."))
+        }
+    }
+
+    /// Bytes of the output matrix.
+    #[must_use]
+    pub fn head_bytes(&self) -> f64 {
+        let name = if self.model.tensor("output.weight").is_some() { "output.weight" } else { "token_embd.weight" };
+        if self.model.tensors.is_empty() {
+            2.0 * float(self.model.hidden) * float(self.model.vocab)
+        } else {
+            self.tensor_bytes(|n| n == name)
+        }
+    }
+
+    /// Multiply-adds of the layers per row.
+    #[must_use]
+    pub fn layer_macs(&self) -> f64 {
+        let m = self.model;
+        let (h, q, kv) = (float(m.hidden), float(m.heads * m.head_dim), float(m.kv_heads * m.head_dim));
+        float(m.layers) * (h * (q + 2.0 * kv) + q * h + 3.0 * h * float(m.ffn))
+    }
+
+    /// The most common type of the layers' matrices: the kernel class that prices them.
+    fn class(&self) -> String {
+        let mut best = ("f16", 0u64);
+        for dtype in ir::tensor::DType::ALL {
+            let elements = |t: &&ir::model::Tensor| t.dtype == dtype && t.shape.len() == 2 && t.name.starts_with("blk.");
+            let sum = self.model.tensors.iter().filter(elements).map(|t| t.shape.iter().product::<u64>()).sum();
+            if sum > best.1 {
+                best = (dtype.name(), sum);
+            }
+        }
+        format!("linear.{}", best.0.to_lowercase())
+    }
+
+    /// Multiply-adds per second of linear layers at `rows` rows.
+    fn linear_rate(&self, rows: f64) -> f64 {
+        let peak = self.target.flops / 2.0;
+        match self.target.kind {
+            TargetKind::Gpu => peak,
+            TargetKind::Cpu => self
+                .target
+                .kernel_rate(&self.class(), rows, self.threads)
+                .unwrap_or(CPU_LINEAR * peak * self.thread_share()),
+        }
+    }
+
+    fn thread_share(&self) -> f64 {
+        float(self.threads) / float(self.target.threads.max(1))
+    }
+
+    /// Key × query-head pairs per second of attention when `together` query rows share the keys they read.
+    fn attend_rate(&self, together: f64) -> f64 {
+        let scale = 64.0 / float(self.model.head_dim);
+        match self.target.kind {
+            TargetKind::Gpu => self.target.flops / (4.0 * float(self.model.head_dim)),
+            TargetKind::Cpu => self.target.kernel_rate("attend", together, self.threads).map_or_else(
+                || CPU_ATTEND * self.target.flops / 2.0 * self.thread_share() / (2.0 * float(self.model.head_dim)),
+                |rate| rate * scale,
+            ),
+        }
+    }
+
+    /// One step over `parts`, with logits for `heads` rows.
+    #[must_use]
+    pub fn step(&self, parts: &[Part], heads: f64) -> Time {
+        let m = self.model;
+        let rows: f64 = parts.iter().map(|p| p.count * p.rows).sum();
+        if rows == 0.0 {
+            return Time::default();
+        }
+        let working_set = self.weight_bytes();
+        let bandwidth = self.target.read_bandwidth(working_set, self.threads);
+        let (layer_macs, head_macs) = (rows * self.layer_macs(), heads * float(m.hidden) * float(m.vocab));
+        let head_bytes = if heads > 0.0 { self.head_bytes() } else { 0.0 };
+        let weight_bytes = self.layer_bytes() + head_bytes;
+        let layers = (layer_macs / self.linear_rate(rows)).max(self.layer_bytes() / bandwidth);
+        let head = if heads > 0.0 { (head_macs / self.linear_rate(heads)).max(head_bytes / bandwidth) } else { 0.0 };
+        let memory = weight_bytes / bandwidth;
+
+        #[allow(clippy::cast_precision_loss, reason = "bytes per token are far below 2^53")]
+        let per_token = m.kv_bytes_per_token() as f64;
+        let (mut pairs, mut kv_bytes, mut attend) = (0.0, 0.0, 0.0);
+        for p in parts {
+            // Causal attention within the new rows: half of them on average, itself included.
+            let own = p.rows * (p.keys + (p.rows + 1.0) / 2.0);
+            let seen = p.count * (own + p.rows * p.shared);
+            let read_shared = if p.together { p.shared } else { p.count * p.shared };
+            pairs += seen * float(m.heads);
+            kv_bytes += (read_shared + p.count * (p.keys + p.rows)) * per_token;
+            let group = float(m.heads / m.kv_heads.max(1));
+            let alone = p.count * own * float(m.heads) * float(m.layers);
+            let shared = p.count * p.rows * p.shared * float(m.heads) * float(m.layers);
+            let width = if p.together { group * p.count * p.rows } else { group * p.rows.min(4.0) };
+            attend += alone / self.attend_rate(group * p.rows.min(4.0)) + shared / self.attend_rate(width);
+        }
+        let kv_time = kv_bytes / self.target.read_bandwidth(working_set + kv_bytes, self.threads);
+        let flops = 2.0 * (layer_macs + head_macs) + 4.0 * pairs * float(m.head_dim) * float(m.layers);
+        Time {
+            linear: layers + head,
+            attend: attend.max(kv_time),
+            launch: (float(m.layers) * LAUNCHES + 2.0) * self.target.launch,
+            flops,
+            weight_bytes,
+            kv_bytes,
+            memory_bound: if layers + head > 0.0 { (memory / (layers + head)).min(1.0) } else { 0.0 },
+        }
+    }
+
+    /// Prefill of `rows` tokens in steps of at most `chunk`, after `keys` cached tokens, with logits for the last row.
+    #[must_use]
+    pub fn prefill(&self, rows: f64, keys: f64, chunk: f64) -> Time {
+        let mut done = 0.0;
+        let mut time = Time::default();
+        while done < rows {
+            let now = chunk.max(1.0).min(rows - done);
+            let part = Part { count: 1.0, rows: now, keys: keys + done, shared: 0.0, together: false };
+            done += now;
+            time = time.then(self.step(&[part], if done >= rows { 1.0 } else { 0.0 }));
+        }
+        time
+    }
+
+    /// Decode of `tokens` steps by `branches` sequences over a shared prompt: the sum over the steps, integrated at the
+    /// middle of eight equal stretches.
+    #[must_use]
+    pub fn decode(&self, branches: f64, prompt: f64, tokens: f64, together: bool) -> Time {
+        const STRETCHES: u32 = 8;
+        let mut time = Time::default();
+        for i in 0..STRETCHES {
+            let keys = tokens * (float(i) + 0.5) / float(STRETCHES);
+            let part = Part { count: branches, rows: 1.0, keys, shared: prompt, together };
+            time = time.then(self.step(&[part], branches).times(tokens / float(STRETCHES)));
+        }
+        time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ir::{model::known, target::builtin};
+
+    /// The what-if table of the language's documentation: ideal roofline, decode only, 200-token prompt, 1000 tokens.
+    #[test]
+    fn ideal_decode_of_an_8b_model_on_known_machines() {
+        let model = known("qwen3-8b").expect("a row of the table");
+        for (name, seconds) in [
+            ("b200", [2.06, 2.12, 2.35, 3.23]),
+            ("h200", [3.43, 3.54, 3.91, 5.38]),
+            ("h100", [4.92, 5.07, 5.60, 7.71]),
+            ("a100", [8.08, 8.34, 9.20, 12.67]),
+            ("l40s", [19.1, 19.7, 21.7, 29.9]),
+        ] {
+            let mut target = builtin(name).expect("a built-in profile");
+            target.launch = 0.0;
+            let roofline = Roofline::new(&model, &target);
+            for (n, want) in [1.0, 8.0, 32.0, 128.0].into_iter().zip(seconds) {
+                let got = roofline.decode(n, 200.0, 1000.0, true).seconds();
+                assert!((got - want).abs() <= 0.012 * want, "{name} n={n}: {got} is not {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_bandwidth_is_never_slower() {
+        let model = known("smollm2-135m").expect("a row of the table");
+        let mut slow = builtin("reference").expect("a built-in profile");
+        let a = Roofline::new(&model, &slow).decode(8.0, 512.0, 64.0, false).seconds();
+        slow.bandwidth *= 2.0;
+        let b = Roofline::new(&model, &slow).decode(8.0, 512.0, 64.0, false).seconds();
+        assert!(b <= a);
+    }
+}
