@@ -1,3 +1,5 @@
 //! From plans to kernels to machine code.
 
 pub mod back;
+
+pub use back::{Backend, Error, assembly, emit, llvm_ir};
