@@ -3,3 +3,4 @@
 pub mod back;
 
 pub use back::{Backend, Error, assembly, emit, llvm_ir};
+pub mod lower;

@@ -1,0 +1,431 @@
+//! The program around the kernels: checks, weights, buffers, launches.
+//!
+//! Takes what [`super::program`] takes. Tensor names are GGUF's.
+
+use super::build::{Built, Role, Slot};
+use super::linear::Blocking;
+use super::prologue::{Attended, Norm, alone};
+use super::record::Record;
+use super::{Dims, Error, attend, ffn, head, project, qkv, step_words};
+use ir::model::Model;
+use ir::program::{
+    Arg, Buf, ITEM_WORDS, Launch, PAGE, Program, ROW_WORDS, RowOrder, STAT_WORDS, STEP_WORDS, Size, Source, Weight,
+};
+use ir::schedule::{ModelSchedule, Prologue};
+use ir::tensor::{DType, SUPER_K, TILE_K};
+use std::collections::BTreeMap;
+
+/// Widest residual stream, feed-forward layer or row of heads.
+const MAX_WIDTH: u64 = 1 << 20;
+/// Largest vocabulary: token numbers are exact as f32.
+const MAX_VOCAB: u64 = 1 << 24;
+/// Widest head: its state lives in registers while partials are folded.
+const MAX_HEAD_DIM: u64 = 256;
+/// Most query heads per KV head: their scores of a chunk lie on the stack.
+const MAX_GROUP: u64 = 64;
+/// Most layers.
+const MAX_LAYERS: u64 = 4096;
+/// Longest context.
+const MAX_CONTEXT: u64 = 1 << 24;
+/// Most rows of a step, and threads.
+const MAX_ROWS: u64 = 1 << 20;
+
+/// Tensors that would change the meaning of the model if they were left out.
+const UNSUPPORTED: [(&str, &str); 5] = [
+    ("attn_q_norm.weight", "norms of queries are not computed"),
+    ("attn_k_norm.weight", "norms of keys are not computed"),
+    ("attn_output.bias", "a bias on the attention output is not computed"),
+    ("ffn_gate_inp.weight", "mixtures of experts are not computed"),
+    ("ffn_down.bias", "biases in the feed-forward layer are not computed"),
+];
+
+pub(super) fn program(model: &Model, schedule: &ModelSchedule) -> Result<Program, Error> {
+    let dims = dims(model, schedule)?;
+    let mut a = Assembly::new(model, schedule, dims);
+    for layer in 0..model.layers {
+        a.layer(layer)?;
+    }
+    a.head()?;
+    Ok(a.finish())
+}
+
+fn check(ok: bool, field: &'static str, value: u64, reason: &'static str) -> Result<(), Error> {
+    if ok { Ok(()) } else { Err(Error::Model { field, value, reason }) }
+}
+
+fn dims(model: &Model, s: &ModelSchedule) -> Result<Dims, Error> {
+    let [hidden, heads, kv_heads, head_dim, ffn, vocab] =
+        [model.hidden, model.heads, model.kv_heads, model.head_dim, model.ffn, model.vocab].map(u64::from);
+    let whole = "must be a positive multiple of 32, at most 1048576";
+    let wide = |v: u64| v > 0 && v.is_multiple_of(TILE_K as u64) && v <= MAX_WIDTH;
+    check(wide(hidden), "hidden width", hidden, whole)?;
+    check(wide(ffn), "feed-forward width", ffn, whole)?;
+    check(heads > 0 && heads <= MAX_WIDTH, "number of heads", heads, "must be positive, at most 1048576")?;
+    let divides = kv_heads > 0 && heads.is_multiple_of(kv_heads);
+    check(divides, "number of KV heads", kv_heads, "must be positive and divide the number of heads")?;
+    let group = heads / kv_heads;
+    check(group <= MAX_GROUP, "number of heads per KV head", group, "must be at most 64")?;
+    let fits = head_dim > 0 && head_dim.is_multiple_of(32) && head_dim <= MAX_HEAD_DIM;
+    check(fits, "head dimension", head_dim, "must be a positive multiple of 32, at most 256")?;
+    check(heads * head_dim <= MAX_WIDTH, "width of all heads", heads * head_dim, "must be at most 1048576")?;
+    check(vocab > 0 && vocab <= MAX_VOCAB, "vocabulary", vocab, "must be positive, at most 16777216")?;
+    let layers = u64::from(model.layers);
+    check(layers > 0 && layers <= MAX_LAYERS, "number of layers", layers, "must be positive, at most 4096")?;
+    let context = u64::from(model.context);
+    check(context > 0 && context <= MAX_CONTEXT, "context", context, "must be positive, at most 16777216")?;
+    let eps = u64::from(model.rms_eps.to_bits());
+    check(
+        model.rms_eps.is_finite() && model.rms_eps >= 0.0,
+        "norm epsilon (bits)",
+        eps,
+        "must be finite, not negative",
+    )?;
+
+    let schedule = |ok: bool, field, value: u32, reason| {
+        if ok { Ok(()) } else { Err(Error::Schedule { field, value: u64::from(value), reason }) }
+    };
+    schedule(matches!(s.row_block, 1 | 2 | 4 | 8), "row_block", s.row_block, "must be 1, 2, 4 or 8")?;
+    for (field, value) in [
+        ("attend_rows", s.attend_rows),
+        ("max_rows", s.max_rows),
+        ("max_head_rows", s.max_head_rows),
+        ("threads", s.threads),
+    ] {
+        let ok = value > 0 && u64::from(value) <= MAX_ROWS;
+        schedule(ok, field, value, "must be positive, at most 1048576")?;
+    }
+    schedule(s.prefetch <= 1 << 24, "prefetch", s.prefetch, "must be at most 16777216 bytes")?;
+    let blocking = Blocking { rows: i64::from(s.row_block), prefetch: i64::from(s.prefetch), numerics: s.numerics };
+    Ok(Dims {
+        hidden: i64::from(model.hidden),
+        heads: i64::from(model.heads),
+        kv_heads: i64::from(model.kv_heads),
+        head_dim: i64::from(model.head_dim),
+        ffn: i64::from(model.ffn),
+        vocab: i64::from(model.vocab),
+        eps: model.rms_eps,
+        blocking,
+        prologue: s.prologue,
+    })
+}
+
+/// Which list a launch goes to.
+#[derive(Clone, Copy)]
+enum Phase {
+    Forward,
+    Head,
+}
+
+struct Assembly<'a> {
+    model: &'a Model,
+    schedule: &'a ModelSchedule,
+    dims: Dims,
+    kernels: Vec<Built>,
+    by_name: BTreeMap<String, u32>,
+    weights: Vec<Weight>,
+    forward: Vec<Launch>,
+    head: Vec<Launch>,
+    /// Bytes of scratch per thread and of a row's activations, the most of any kernel.
+    scratch: i64,
+    act: i64,
+}
+
+/// A matrix of the file, found and checked.
+#[derive(Clone)]
+struct Found {
+    name: String,
+    dtype: DType,
+    n: i64,
+    k: i64,
+}
+
+impl<'a> Assembly<'a> {
+    fn new(model: &'a Model, schedule: &'a ModelSchedule, dims: Dims) -> Self {
+        Self {
+            model,
+            schedule,
+            dims,
+            kernels: Vec::new(),
+            by_name: BTreeMap::new(),
+            weights: Vec::new(),
+            forward: Vec::new(),
+            head: Vec::new(),
+            scratch: 0,
+            act: 0,
+        }
+    }
+
+    fn matrix(&self, name: String, k: i64, n: i64) -> Result<Found, Error> {
+        let Some(t) = self.model.tensor(&name) else { return Err(Error::Missing { tensor: name }) };
+        let expected = vec![k.unsigned_abs(), n.unsigned_abs()];
+        if t.shape != expected {
+            return Err(Error::Shape { tensor: name, expected, found: t.shape.clone() });
+        }
+        if t.dtype.block() == SUPER_K && !expected[0].is_multiple_of(SUPER_K as u64) {
+            let reason = "needs rows of a multiple of 256 features";
+            return Err(Error::Type { tensor: name, dtype: t.dtype, reason });
+        }
+        Ok(Found { name, dtype: t.dtype, n, k })
+    }
+
+    fn weight(&mut self, name: &str, source: Source) -> u32 {
+        self.weights.push(Weight { name: name.to_owned(), source });
+        self.weights.len() as u32 - 1
+    }
+
+    fn tiles(&mut self, tensors: &[&Found], rows: RowOrder) -> u32 {
+        let first = tensors[0];
+        let names: Vec<String> = tensors.iter().map(|t| t.name.clone()).collect();
+        let source = Source::Tiles {
+            tensors: names.clone(),
+            dtype: first.dtype,
+            n: first.n.unsigned_abs(),
+            k: first.k.unsigned_abs(),
+            rows,
+        };
+        self.weight(&names.join("+"), source)
+    }
+
+    fn vector(&mut self, name: String, len: i64, rows: RowOrder) -> Result<u32, Error> {
+        let Some(t) = self.model.tensor(&name) else { return Err(Error::Missing { tensor: name }) };
+        let len = len.unsigned_abs();
+        if t.shape != [len] {
+            return Err(Error::Shape { tensor: name, expected: vec![len], found: t.shape.clone() });
+        }
+        if t.dtype.tile().is_some() {
+            return Err(Error::Type { tensor: name, dtype: t.dtype, reason: "norms and biases must be floats" });
+        }
+        Ok(self.weight(&name.clone(), Source::Vector { tensor: name, len, rows }))
+    }
+
+    /// Adds a launch of the kernel of this name, which is built when it is new.
+    fn launch(
+        &mut self,
+        phase: Phase,
+        name: String,
+        layer: u32,
+        weights: &[(Role, u32)],
+        build: impl FnOnce(&str, &Dims) -> Built,
+    ) {
+        let kernel = match self.by_name.get(&name) {
+            Some(&i) => i,
+            None => {
+                let i = self.kernels.len() as u32;
+                self.kernels.push(build(&name, &self.dims));
+                self.by_name.insert(name, i);
+                i
+            }
+        };
+        let given = |role: Role| {
+            let found = weights.iter().find(|(r, _)| *r == role);
+            found.expect("a launch names every weight of its kernel").1
+        };
+        let args = self.kernels[kernel as usize]
+            .slots
+            .iter()
+            .map(|slot| match *slot {
+                Slot::Always(arg) => arg,
+                Slot::Weight(role) => Arg::Weight(given(role), 0),
+                Slot::Keys => Arg::Kv(layer, false),
+                Slot::Values => Arg::Kv(layer, true),
+            })
+            .collect();
+        let list = match phase {
+            Phase::Forward => &mut self.forward,
+            Phase::Head => &mut self.head,
+        };
+        list.push(Launch { kernel, args });
+    }
+
+    fn split(&self) -> bool {
+        self.schedule.prologue == Prologue::Split
+    }
+
+    /// Counts a record kept in scratch for `rows` rows.
+    fn needs_scratch(&mut self, record: &Record, rows: u32) {
+        self.scratch = self.scratch.max(record.stride() * i64::from(rows));
+    }
+
+    /// A norm split off, when it is.
+    fn norm(&mut self, layer: u32, record: &Record, gain: u32) {
+        self.needs_scratch(record, self.schedule.max_rows);
+        if self.split() {
+            let name = format!("norm.{}", record.tag());
+            self.launch(Phase::Forward, name, layer, &[(Role::Gain, gain)], |name, dims| {
+                alone(name, dims, record, step_words::ROWS, |b| Norm::declare(b, false))
+            });
+        }
+    }
+
+    fn layer(&mut self, layer: u32) -> Result<(), Error> {
+        let at = |suffix: &str| format!("blk.{layer}.{suffix}");
+        for (suffix, reason) in UNSUPPORTED {
+            if self.model.tensor(&at(suffix)).is_some() {
+                return Err(Error::Unsupported { tensor: at(suffix), reason });
+            }
+        }
+        self.attention(layer)?;
+        self.feed_forward(layer)
+    }
+
+    fn attention(&mut self, layer: u32) -> Result<(), Error> {
+        let at = |suffix: &str| format!("blk.{layer}.{suffix}");
+        let mechanisms = self.model.family.mechanisms();
+        let Dims { hidden, heads, kv_heads, head_dim, .. } = self.dims;
+        let (q_n, kv_n) = (heads * head_dim, kv_heads * head_dim);
+        let turned = if mechanisms.rope_pairs { RowOrder::PairsToHalves(self.model.head_dim) } else { RowOrder::File };
+
+        let gain = self.vector(at("attn_norm.weight"), hidden, RowOrder::File)?;
+        let mut weights = vec![(Role::Gain, gain)];
+        let mut types = [DType::F32; 3];
+        let parts = [
+            ("attn_q", Role::Query, Role::QueryBias, q_n, turned),
+            ("attn_k", Role::Key, Role::KeyBias, kv_n, turned),
+            ("attn_v", Role::Value, Role::ValueBias, kv_n, RowOrder::File),
+        ];
+        for (i, (name, role, bias_role, n, order)) in parts.into_iter().enumerate() {
+            let found = self.matrix(at(&format!("{name}.weight")), hidden, n)?;
+            types[i] = found.dtype;
+            weights.push((role, self.tiles(&[&found], order)));
+            let bias = at(&format!("{name}.bias"));
+            if mechanisms.qkv_bias {
+                weights.push((bias_role, self.vector(bias, n, order)?));
+            } else if self.model.tensor(&bias).is_some() {
+                return Err(Error::Unsupported { tensor: bias, reason: "this family has no biases on q, k, v" });
+            }
+        }
+        let record = qkv::record(&self.dims, &types);
+        self.norm(layer, &record, gain);
+        let name = kernel_name("qkv", &types);
+        self.launch(Phase::Forward, name, layer, &weights, |name, dims| {
+            qkv::kernel(name, dims, &types, mechanisms.qkv_bias)
+        });
+        let attend_rows = i64::from(self.schedule.attend_rows);
+        self.launch(Phase::Forward, "attend".to_owned(), layer, &[], |name, dims| {
+            attend::kernel(name, dims, attend_rows)
+        });
+
+        let found = self.matrix(at("attn_output.weight"), q_n, hidden)?;
+        let record = project::record(&self.dims, found.dtype);
+        self.needs_scratch(&record, self.schedule.max_rows);
+        if self.split() {
+            let name = format!("fold.{}", record.tag());
+            self.launch(Phase::Forward, name, layer, &[], |name, dims| {
+                alone(name, dims, &record, step_words::ROWS, Attended::declare)
+            });
+        }
+        let out = self.tiles(&[&found], RowOrder::File);
+        let name = kernel_name("out", &[found.dtype]);
+        self.launch(Phase::Forward, name, layer, &[(Role::Matrix, out)], |name, dims| {
+            project::out(name, dims, found.dtype)
+        });
+        Ok(())
+    }
+
+    fn feed_forward(&mut self, layer: u32) -> Result<(), Error> {
+        let at = |suffix: &str| format!("blk.{layer}.{suffix}");
+        let Dims { hidden, ffn, .. } = self.dims;
+        let gain = self.vector(at("ffn_norm.weight"), hidden, RowOrder::File)?;
+        let gate = self.matrix(at("ffn_gate.weight"), hidden, ffn)?;
+        let up = self.matrix(at("ffn_up.weight"), hidden, ffn)?;
+        let down = self.matrix(at("ffn_down.weight"), ffn, hidden)?;
+
+        let record = ffn::record(&self.dims, gate.dtype, up.dtype);
+        self.norm(layer, &record, gain);
+        let interleaved = self.schedule.interleave && gate.dtype == up.dtype;
+        let mut weights = vec![(Role::Gain, gain)];
+        if interleaved {
+            weights.push((Role::Matrix, self.tiles(&[&gate, &up], RowOrder::File)));
+        } else {
+            weights.push((Role::Gate, self.tiles(&[&gate], RowOrder::File)));
+            weights.push((Role::Up, self.tiles(&[&up], RowOrder::File)));
+        }
+        let act = project::down_record(&self.dims, down.dtype);
+        self.act = self.act.max(act.stride());
+        let name = format!("{}.to.{}", kernel_name("gate_up", &[gate.dtype, up.dtype]), act.tag());
+        self.launch(Phase::Forward, name, layer, &weights, |name, dims| {
+            ffn::kernel(name, dims, gate.dtype, up.dtype, interleaved, &act)
+        });
+        let matrix = self.tiles(&[&down], RowOrder::File);
+        let name = kernel_name("down", &[down.dtype]);
+        self.launch(Phase::Forward, name, layer, &[(Role::Matrix, matrix)], |name, dims| {
+            project::down(name, dims, down.dtype)
+        });
+        Ok(())
+    }
+
+    fn head(&mut self) -> Result<(), Error> {
+        let Dims { hidden, vocab, .. } = self.dims;
+        let gain = self.vector("output_norm.weight".to_owned(), hidden, RowOrder::File)?;
+        // A model without its own output matrix uses the embedding.
+        let own = self.model.tensor("output.weight").is_some();
+        let name = if own { "output.weight" } else { "token_embd.weight" };
+        let found = self.matrix(name.to_owned(), hidden, vocab)?;
+        let record = head::record(&self.dims, found.dtype);
+        self.needs_scratch(&record, self.schedule.max_head_rows);
+        if self.split() {
+            let name = format!("head_norm.{}", record.tag());
+            self.launch(Phase::Head, name, 0, &[(Role::Gain, gain)], |name, dims| {
+                alone(name, dims, &record, step_words::HEAD_ROWS, |b| Norm::declare(b, true))
+            });
+        }
+        let matrix = self.tiles(&[&found], RowOrder::File);
+        let weights = [(Role::Gain, gain), (Role::Matrix, matrix)];
+        let name = kernel_name("head", &[found.dtype]);
+        self.launch(Phase::Head, name, 0, &weights, |name, dims| head::kernel(name, dims, found.dtype));
+        Ok(())
+    }
+
+    fn finish(self) -> Program {
+        let buffers = self.buffers();
+        Program {
+            kernels: self.kernels.into_iter().map(|k| k.kernel).collect(),
+            buffers,
+            weights: self.weights,
+            forward: self.forward,
+            head: self.head,
+            attend_rows: self.schedule.attend_rows,
+            page_bytes: self.dims.page_bytes().unsigned_abs(),
+            max_rows: self.schedule.max_rows,
+            max_head_rows: self.schedule.max_head_rows,
+        }
+    }
+
+    /// Sizes of all buffers but the KV pool's.
+    fn buffers(&self) -> Vec<(Buf, Size)> {
+        let d = &self.dims;
+        let none = Size::default();
+        let fixed = |bytes: i64| Size { fixed: bytes.unsigned_abs(), ..none };
+        let per_row = |bytes: i64| Size { per_row: bytes.unsigned_abs(), ..none };
+        let per_partial = |bytes: i64| Size { per_partial: bytes.unsigned_abs(), ..none };
+        let per_head_row = |bytes: i64| Size { per_head_row: bytes.unsigned_abs(), ..none };
+        let context = i64::from(self.model.context);
+        let pages = (context + PAGE as i64 - 1) / PAGE as i64;
+        vec![
+            (Buf::Step, fixed(8 * STEP_WORDS as i64)),
+            (Buf::Rows, per_row(8 * ROW_WORDS as i64)),
+            // Every item writes at least one partial, and every row may be a sequence of its own.
+            (Buf::Items, per_partial(8 * ITEM_WORDS as i64)),
+            (Buf::Tables, per_row(4 * pages)),
+            (Buf::HeadRows, per_head_row(4)),
+            (Buf::Rope, fixed(4 * context * d.head_dim)),
+            (Buf::Hidden, per_row(4 * d.hidden)),
+            (Buf::Query, per_row(d.query_bytes())),
+            (Buf::Partials, per_partial(d.partial_bytes())),
+            (Buf::Act, per_row(self.act)),
+            (Buf::Scratch, Size { per_thread: self.scratch.unsigned_abs(), ..none }),
+            (Buf::Logits, per_head_row(4 * d.vocab_padded())),
+            (Buf::Stats, per_head_row(4 * STAT_WORDS as i64 * d.stat_blocks())),
+        ]
+    }
+}
+
+/// `stem.q4_1.q6_k`
+fn kernel_name(stem: &str, types: &[DType]) -> String {
+    let mut name = stem.to_owned();
+    for t in types {
+        name.push('.');
+        name.push_str(&t.name().to_lowercase());
+    }
+    name
+}

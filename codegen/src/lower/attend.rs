@@ -1,0 +1,402 @@
+//! K2: attention of query rows over their pages, one partial state per row and item; and the fold of states.
+//!
+//! Takes scaled queries and paged keys and values, leaves `(m, l, o)` per row, partial and head: the maximum score, the
+//! sum of `exp(score − m)` and the so weighted sum of values. The query heads that share a KV head, and neighbouring
+//! rows, read a chunk together. Per row and head the order is fixed: scores over dimensions in order, sums by lanes,
+//! values key by key, chunks left to right.
+
+use super::build::{Build, Built, Flt, Int, Place, Slot, Var, Vf};
+use super::math::exp;
+use super::{Dims, item_words, row_words, step_words};
+use ir::kernel::{Cmp, Mem, Split};
+use ir::program::{Buf, CHUNK, PAGE};
+
+/// Bytes of one query's scores of a chunk.
+const SCORE_BYTES: i64 = 4 * CHUNK as i64;
+/// Bytes of one query's `m, l` in the local.
+const ML_BYTES: i64 = 8;
+/// Queries whose scores are accumulated together.
+const QUERIES: i64 = 12;
+/// Accumulators of the weighted sum of values.
+const SUMS: i64 = 24;
+
+/// A running state of one row and head.
+pub(super) struct State {
+    m: Var<Flt>,
+    /// Sum of weights.
+    pub(super) l: Var<Flt>,
+    /// Weighted sum of values, by 16 dimensions.
+    pub(super) o: Vec<Var<Vf>>,
+}
+
+impl State {
+    /// The state stored at byte `at`: `o`, `m`, `l`.
+    pub(super) fn load(b: &mut Build, dims: &Dims, place: Place, at: Int) -> Self {
+        let o = (0..dims.head_dim / 16)
+            .map(|i| {
+                let v = b.load(Mem::F32, place.at(at, 64 * i));
+                b.var(v)
+            })
+            .collect();
+        let (m, l) = load_ml(b, dims, place, at);
+        Self { m: b.var(m), l: b.var(l), o }
+    }
+
+    fn store(&self, b: &mut Build, dims: &Dims, place: Place, at: Int) {
+        for (i, o) in self.o.iter().enumerate() {
+            b.store(Mem::F32, place.at(at, 64 * i as i64), o.now());
+        }
+        b.store_f32(place.at(at, 4 * dims.head_dim), self.m.now());
+        b.store_f32(place.at(at, 4 * dims.head_dim + 4), self.l.now());
+    }
+}
+
+fn load_ml(b: &mut Build, dims: &Dims, place: Place, at: Int) -> (Flt, Flt) {
+    (b.load_f32(place.at(at, 4 * dims.head_dim)), b.load_f32(place.at(at, 4 * dims.head_dim + 4)))
+}
+
+/// Folds the state stored at byte `at` into `state`. A state with `m = −∞` is the identity, on either side, exactly.
+pub(super) fn fold(b: &mut Build, dims: &Dims, state: &State, place: Place, at: Int) {
+    let (m, l) = load_ml(b, dims, place, at);
+    let nothing = b.flt(f32::NEG_INFINITY);
+    let skip = b.eq(m, nothing);
+    b.if_else(
+        skip,
+        |_| (),
+        |b| {
+            let empty = b.eq(state.m.now(), nothing);
+            b.if_else(
+                empty,
+                |b| {
+                    b.set(state.m, m);
+                    b.set(state.l, l);
+                    for (i, &o) in state.o.iter().enumerate() {
+                        let v = b.load(Mem::F32, place.at(at, 64 * i as i64));
+                        b.set(o, v);
+                    }
+                },
+                |b| {
+                    let most = b.max(state.m.now(), m);
+                    let weight = |b: &mut Build, m: Flt| {
+                        let less = b.sub(m, most);
+                        let less = b.splat(less);
+                        exp(b, less)
+                    };
+                    let (old, new) = (weight(b, state.m.now()), weight(b, m));
+                    let (old_l, new_l) = (b.lane(old, 0), b.lane(new, 0));
+                    let kept = b.mul(state.l.now(), old_l);
+                    let sum = b.fma(l, new_l, kept);
+                    b.set(state.m, most);
+                    b.set(state.l, sum);
+                    for (i, &o) in state.o.iter().enumerate() {
+                        let v = b.load(Mem::F32, place.at(at, 64 * i as i64));
+                        let kept = b.mul(o.now(), old);
+                        let sum = b.fma(v, new, kept);
+                        b.set(o, sum);
+                    }
+                },
+            );
+        },
+    );
+}
+
+/// Buffers and locals.
+struct Attend<'a> {
+    dims: &'a Dims,
+    rows: Place,
+    tables: Place,
+    query: Place,
+    keys: Place,
+    values: Place,
+    partials: Place,
+    scores: Place,
+    ml: Place,
+    /// One state at a time is assembled here: `o`, `m`, `l` of each query.
+    outs: Place,
+}
+
+/// One chunk of one item and KV head for some of its rows.
+struct Chunk {
+    /// Rows taken together.
+    n: i64,
+    /// First row.
+    row: Int,
+    /// KV head.
+    head: Int,
+    /// First key.
+    start: Int,
+    /// Whether this is the item's first chunk.
+    opens: Int,
+    /// Byte offset of the chunk's first page number.
+    table: Int,
+    /// Which partial of each row.
+    partial: Int,
+}
+
+/// The kernel. A unit is an item and a KV head.
+pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64) -> Built {
+    let mut b = Build::new(name);
+    let items_n = step_words::load(&mut b, step_words::ITEMS);
+    let items = b.read_buf("items", Buf::Items);
+    // The most rows that still fit the accumulators; the rest of an item is taken by halves of it.
+    let mut most = 1;
+    while 2 * most <= attend_rows && 2 * most * dims.group() <= QUERIES {
+        most *= 2;
+    }
+    let queries = most * dims.group();
+    let a = Attend {
+        dims,
+        rows: b.read_buf("rows", Buf::Rows),
+        tables: b.read_buf("tables", Buf::Tables),
+        query: b.read_buf("query", Buf::Query),
+        keys: b.read("keys", Slot::Keys),
+        values: b.read("values", Slot::Values),
+        partials: b.write_buf("partials", Buf::Partials),
+        scores: b.local("scores", queries * SCORE_BYTES),
+        ml: b.local("ml", queries * ML_BYTES),
+        outs: b.local("outs", queries * dims.head_partial_bytes()),
+    };
+    let units = b.mul_const(items_n, dims.kv_heads);
+    b.par_for(units, Split::Cyclic, |b, unit| {
+        let (item, head) = b.div_rem(unit, dims.kv_heads);
+        let at = b.mul_const(item, item_words::BYTES);
+        let mut word = |offset| b.load_i64(items.at(at, offset));
+        let first = word(item_words::FIRST_ROW);
+        let count = word(item_words::ROWS);
+        let (from, to) = (word(item_words::FIRST_CHUNK), word(item_words::END_CHUNK));
+        let table = word(item_words::TABLE);
+        let partial = word(item_words::PARTIAL);
+        b.for_(from, to, 1, |b, chunk| {
+            let opens = b.eq(chunk, from);
+            let start = b.mul_const(chunk, CHUNK as i64);
+            let table = b.scale_add(chunk, (CHUNK / PAGE) as i64, table);
+            let table = b.mul_const(table, 4);
+            let chunk = |n, row| Chunk { n, row, head, start, opens, table, partial };
+            let over = b.int(most - 1);
+            let over = b.and(count, over);
+            let full = b.sub(count, over);
+            let zero = b.int(0);
+            b.for_(zero, full, most, |b, r| {
+                let row = b.add(first, r);
+                a.chunk(b, &chunk(most, row));
+            });
+            let next = b.add(first, full);
+            let row = b.var(next);
+            let mut n = most / 2;
+            while n > 0 {
+                let bit = b.int(n);
+                let take = b.and(over, bit);
+                b.if_(take, |b| {
+                    a.chunk(b, &chunk(n, row.now()));
+                    let next = b.add_const(row.now(), n);
+                    b.set(row, next);
+                });
+                n /= 2;
+            }
+        });
+    });
+    b.finish()
+}
+
+impl Attend<'_> {
+    fn chunk(&self, b: &mut Build, c: &Chunk) {
+        let entry = b.mul_const(c.row, row_words::BYTES);
+        let limits: Vec<Int> =
+            (0..c.n).map(|r| b.load_i64(self.rows.at(entry, r * row_words::BYTES + row_words::LIMIT))).collect();
+        let mut most = limits[0];
+        for &limit in &limits[1..] {
+            most = b.max(most, limit);
+        }
+        let left = b.sub(most, c.start);
+        let all = b.int(CHUNK as i64);
+        let left = b.min(left, all);
+        let up = b.add_const(left, PAGE as i64 - 1);
+        // May be zero or negative when no row sees a key of this chunk; then every loop below runs no times.
+        let pages = b.sar(up, PAGE.trailing_zeros());
+        self.scores(b, c, &limits, pages);
+        self.weights(b, c, pages);
+        self.sums(b, c, pages);
+        self.finish(b, c, entry);
+    }
+
+    /// Byte offset of the chunk's page `page` for this KV head.
+    fn page(&self, b: &mut Build, c: &Chunk, page: Int) -> Int {
+        let at = b.scale_add(page, 4, c.table);
+        let number = b.load_i32(self.tables.at(at, 0));
+        let base = b.mul_const(number, self.dims.page_bytes());
+        b.scale_add(c.head, self.dims.page_bytes() / self.dims.kv_heads, base)
+    }
+
+    fn blocks_of_queries(&self, c: &Chunk) -> Vec<Vec<i64>> {
+        let all: Vec<i64> = (0..c.n * self.dims.group()).collect();
+        all.chunks(QUERIES as usize).map(<[i64]>::to_vec).collect()
+    }
+
+    /// Scores of all queries, −∞ where a row does not see the key.
+    fn scores(&self, b: &mut Build, c: &Chunk, limits: &[Int], pages: Int) {
+        const UNROLL: i64 = 4;
+        let dims = self.dims;
+        let base = b.mul_const(c.row, dims.query_bytes());
+        let base = b.scale_add(c.head, dims.group() * 4 * dims.head_dim, base);
+        let page_row = 2 * PAGE as i64;
+        for queries in self.blocks_of_queries(c) {
+            // Few queries leave room to take two pages at once; the second may be the first again, behind all limits.
+            let wide: i64 = if queries.len() <= 8 { 2 } else { 1 };
+            let zero = b.int(0);
+            b.for_(zero, pages, wide, |b, page| {
+                let last = b.add_const(pages, -1);
+                let keys: Vec<Int> = (0..wide)
+                    .map(|i| {
+                        let p = b.add_const(page, i);
+                        let p = b.min(p, last);
+                        self.page(b, c, p)
+                    })
+                    .collect();
+                let none = b.vf(0.0);
+                let sums: Vec<Var<Vf>> = (0..queries.len() as i64 * wide).map(|_| b.var(none)).collect();
+                b.for_to(4 * dims.head_dim, 4 * UNROLL, |b, d| {
+                    let q_at = b.add(base, d);
+                    let k_at: Vec<Int> = keys.iter().map(|&k| b.scale_add(d, page_row / 4, k)).collect();
+                    for step in 0..UNROLL {
+                        let k: Vec<Vf> =
+                            k_at.iter().map(|&k| b.load(Mem::F16, self.keys.at(k, step * page_row))).collect();
+                        for (i, &q) in queries.iter().enumerate() {
+                            let (r, g) = (q / dims.group(), q % dims.group());
+                            let offset = r * dims.query_bytes() + 4 * (g * dims.head_dim + step);
+                            let x = b.load_splat(self.query.at(q_at, offset));
+                            for (j, &k) in k.iter().enumerate() {
+                                let sum = sums[i * wide as usize + j];
+                                let next = b.fma(x, k, sum.now());
+                                b.set(sum, next);
+                            }
+                        }
+                    }
+                });
+                for j in 0..wide {
+                    let p = b.add_const(page, j);
+                    let key = b.scale_add(p, PAGE as i64, c.start);
+                    let key = b.splat_int(key);
+                    let lanes = b.iota();
+                    let key = b.add(key, lanes);
+                    let to = b.mul_const(p, 4 * PAGE as i64);
+                    for (i, &q) in queries.iter().enumerate() {
+                        let limit = b.splat_int(limits[(q / dims.group()) as usize]);
+                        let hidden = b.vf(f32::NEG_INFINITY);
+                        let score = sums[i * wide as usize + j as usize].now();
+                        let score = b.select(Cmp::Lt, key, limit, score, hidden);
+                        b.store(Mem::F32, self.scores.at(to, q * SCORE_BYTES), score);
+                    }
+                }
+            });
+        }
+    }
+
+    /// `m`, then scores become weights, then `l`.
+    fn weights(&self, b: &mut Build, c: &Chunk, pages: Int) {
+        let bytes = b.mul_const(pages, 4 * PAGE as i64);
+        b.for_to(c.n * self.dims.group(), 1, |b, query| {
+            let base = b.mul_const(query, SCORE_BYTES);
+            let zero = b.int(0);
+            let (nothing, none) = (b.vf(f32::NEG_INFINITY), b.vf(0.0));
+            let (most, sum) = (b.var(nothing), b.var(none));
+            b.for_(zero, bytes, 64, |b, at| {
+                let at = b.add(base, at);
+                let x = b.load(Mem::F32, self.scores.at(at, 0));
+                let next = b.max(most.now(), x);
+                b.set(most, next);
+            });
+            let m = b.max_lanes(most.now());
+            // With nothing seen, −∞ − 0 keeps every weight at 0 where −∞ − −∞ would be NaN.
+            let (infinite, nought) = (b.flt(f32::NEG_INFINITY), b.flt(0.0));
+            let from = b.select(Cmp::Eq, m, infinite, nought, m);
+            let from = b.splat(from);
+            b.for_(zero, bytes, 64, |b, at| {
+                let at = b.add(base, at);
+                let x = b.load(Mem::F32, self.scores.at(at, 0));
+                let x = b.sub(x, from);
+                let w = exp(b, x);
+                b.store(Mem::F32, self.scores.at(at, 0), w);
+                let next = b.add(sum.now(), w);
+                b.set(sum, next);
+            });
+            let l = b.sum_lanes(sum.now());
+            let at = b.mul_const(query, ML_BYTES);
+            b.store_f32(self.ml.at(at, 0), m);
+            b.store_f32(self.ml.at(at, 4), l);
+        });
+    }
+
+    /// Weighted sums of values into `outs`.
+    fn sums(&self, b: &mut Build, c: &Chunk, pages: Int) {
+        const UNROLL: i64 = 4;
+        let dims = self.dims;
+        let vectors = dims.head_dim / 16;
+        let row_bytes = 2 * dims.head_dim;
+        for queries in self.blocks_of_queries(c) {
+            let fits = |n: i64| vectors % n == 0 && n * queries.len() as i64 <= SUMS;
+            let wide = (1..=vectors).rev().find(|&n| fits(n)).unwrap_or(1);
+            for first in (0..vectors).step_by(wide as usize) {
+                let none = b.vf(0.0);
+                let sums: Vec<Var<Vf>> = (0..queries.len() as i64 * wide).map(|_| b.var(none)).collect();
+                let zero = b.int(0);
+                b.for_(zero, pages, 1, |b, page| {
+                    let values = self.page(b, c, page);
+                    let weights = b.mul_const(page, 4 * PAGE as i64);
+                    b.for_to(PAGE as i64, UNROLL, |b, key| {
+                        let v_at = b.scale_add(key, row_bytes, values);
+                        let w_at = b.scale_add(key, 4, weights);
+                        for step in 0..UNROLL {
+                            let v: Vec<Vf> = (0..wide)
+                                .map(|i| b.load(Mem::F16, self.values.at(v_at, step * row_bytes + 32 * (first + i))))
+                                .collect();
+                            for (i, &q) in queries.iter().enumerate() {
+                                let w = b.load_splat(self.scores.at(w_at, q * SCORE_BYTES + 4 * step));
+                                for (j, &v) in v.iter().enumerate() {
+                                    let sum = sums[i * wide as usize + j];
+                                    let next = b.fma(w, v, sum.now());
+                                    b.set(sum, next);
+                                }
+                            }
+                        }
+                    });
+                });
+                let base = b.int(0);
+                for (i, &q) in queries.iter().enumerate() {
+                    for j in 0..wide {
+                        let at = q * dims.head_partial_bytes() + 64 * (first + j);
+                        b.store(Mem::F32, self.outs.at(base, at), sums[i * wide as usize + j as usize].now());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The chunk's states into the partials: stored for the item's first chunk, folded after.
+    fn finish(&self, b: &mut Build, c: &Chunk, entry: Int) {
+        let dims = self.dims;
+        for r in 0..c.n {
+            let partial = b.load_i64(self.rows.at(entry, r * row_words::BYTES + row_words::FIRST_PARTIAL));
+            let partial = b.add(partial, c.partial);
+            let base = b.mul_const(partial, dims.partial_bytes());
+            let base = b.scale_add(c.head, dims.group() * dims.head_partial_bytes(), base);
+            b.for_to(dims.group(), 1, |b, g| {
+                let to = b.scale_add(g, dims.head_partial_bytes(), base);
+                let query = b.add_const(g, r * dims.group());
+                let from = b.mul_const(query, dims.head_partial_bytes());
+                let ml = b.mul_const(query, ML_BYTES);
+                let (m, l) = (b.load_f32(self.ml.at(ml, 0)), b.load_f32(self.ml.at(ml, 4)));
+                b.store_f32(self.outs.at(from, 4 * dims.head_dim), m);
+                b.store_f32(self.outs.at(from, 4 * dims.head_dim + 4), l);
+                b.if_else(
+                    c.opens,
+                    |b| State::load(b, dims, self.outs, from).store(b, dims, self.partials, to),
+                    |b| {
+                        let state = State::load(b, dims, self.partials, to);
+                        fold(b, dims, &state, self.outs, from);
+                        state.store(b, dims, self.partials, to);
+                    },
+                );
+            });
+        }
+    }
+}

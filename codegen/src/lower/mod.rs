@@ -1,0 +1,162 @@
+//! Lowering: a model and its schedule to the forward program, kernels and all.
+//!
+//! Takes an [`ir::model::Model`] with its tensors and an [`ir::schedule::ModelSchedule`], returns an
+//! [`ir::program::Program`] or an error that names the tensor or number at fault. Kernels are specialised on shapes and
+//! types, never on positions or rows; layers of equal types share kernels. It reads no weights and measures nothing.
+//!
+//! Per layer five launches: `qkv` (norm, projections, rope, KV append), `attend`, `out` (fold of partials, projection,
+//! residual), `gate_up` (norm, projections, SiLU), `down` (projection, residual); a prologue that is split off adds one
+//! each before `qkv`, `out` and `gate_up`. Then `head` for the rows that want logits.
+
+mod assemble;
+mod attend;
+mod build;
+mod error;
+mod ffn;
+mod head;
+mod linear;
+mod math;
+mod project;
+mod prologue;
+mod qkv;
+mod record;
+
+pub use error::Error;
+
+use ir::model::Model;
+use ir::program::{PAGE, Program, STAT_BLOCK};
+use ir::schedule::{ModelSchedule, Prologue};
+use linear::Blocking;
+
+/// The forward program of a model.
+///
+/// # Errors
+/// [`Error`] when a tensor is missing, misshapen or of a type its role does not allow, or when a number of the model or
+/// of the schedule is outside what the kernels serve.
+pub fn program(model: &Model, schedule: &ModelSchedule) -> Result<Program, Error> {
+    assemble::program(model, schedule)
+}
+
+/// The numbers that kernels are specialised on.
+#[derive(Clone, Debug)]
+struct Dims {
+    hidden: i64,
+    heads: i64,
+    kv_heads: i64,
+    head_dim: i64,
+    ffn: i64,
+    vocab: i64,
+    eps: f32,
+    blocking: Blocking,
+    prologue: Prologue,
+}
+
+impl Dims {
+    /// Query heads per KV head.
+    fn group(&self) -> i64 {
+        self.heads / self.kv_heads
+    }
+
+    /// Pairs of tiles that rope turns together, per head.
+    fn pairs(&self) -> i64 {
+        self.head_dim / 32
+    }
+
+    /// Bytes of a row of queries.
+    fn query_bytes(&self) -> i64 {
+        4 * self.heads * self.head_dim
+    }
+
+    /// Factor of queries.
+    fn query_scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// Bytes of keys, and of values, of a page of one layer.
+    fn page_bytes(&self) -> i64 {
+        2 * PAGE as i64 * self.kv_heads * self.head_dim
+    }
+
+    /// Bytes of one head's partial: `o`, then `m`, `l` and padding to 16 words.
+    fn head_partial_bytes(&self) -> i64 {
+        4 * (self.head_dim + 16)
+    }
+
+    /// Bytes of a row's partial.
+    fn partial_bytes(&self) -> i64 {
+        self.heads * self.head_partial_bytes()
+    }
+
+    /// Vocabulary rounded up to whole tiles.
+    fn vocab_padded(&self) -> i64 {
+        (self.vocab + 15) / 16 * 16
+    }
+
+    /// Statistics blocks of a row of logits.
+    fn stat_blocks(&self) -> i64 {
+        (self.vocab_padded() + STAT_BLOCK as i64 - 1) / STAT_BLOCK as i64
+    }
+}
+
+/// Byte offsets in the step header.
+mod step_words {
+    use super::build::{Build, Int};
+    use ir::program::Buf;
+
+    /// Rows of the step.
+    pub(super) const ROWS: i64 = 0;
+    /// Attention items.
+    pub(super) const ITEMS: i64 = 8;
+    /// Rows that want logits.
+    pub(super) const HEAD_ROWS: i64 = 16;
+
+    /// Declares the header and loads one word of it.
+    pub(super) fn load(b: &mut Build, word: i64) -> Int {
+        let step = b.read_buf("step", Buf::Step);
+        b.load_i64(step.fixed(word))
+    }
+}
+
+/// Byte offsets in an entry of the row table.
+mod row_words {
+    use ir::program::ROW_WORDS;
+
+    /// Bytes of an entry.
+    pub(super) const BYTES: i64 = 8 * ROW_WORDS as i64;
+    /// Position in the sequence.
+    pub(super) const POSITION: i64 = 0;
+    /// KV slot.
+    pub(super) const SLOT: i64 = 8;
+    /// Keys the row sees.
+    pub(super) const LIMIT: i64 = 16;
+    /// Index of its first partial.
+    pub(super) const FIRST_PARTIAL: i64 = 24;
+    /// Number of its partials.
+    pub(super) const PARTIALS: i64 = 32;
+}
+
+/// Byte offsets in an attention item.
+mod item_words {
+    use ir::program::ITEM_WORDS;
+
+    /// Bytes of an item.
+    pub(super) const BYTES: i64 = 8 * ITEM_WORDS as i64;
+    /// First row.
+    pub(super) const FIRST_ROW: i64 = 0;
+    /// Rows.
+    pub(super) const ROWS: i64 = 8;
+    /// First chunk.
+    pub(super) const FIRST_CHUNK: i64 = 16;
+    /// End of chunks.
+    pub(super) const END_CHUNK: i64 = 24;
+    /// Index of the sequence's first page number.
+    pub(super) const TABLE: i64 = 32;
+    /// Which partial of each row.
+    pub(super) const PARTIAL: i64 = 40;
+}
+
+/// Byte offsets in the list of rows that want logits.
+mod head_words {
+    /// Bytes of an entry.
+    pub(super) const BYTES: i64 = 4;
+}

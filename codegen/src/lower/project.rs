@@ -1,0 +1,67 @@
+//! K3 and K5: projections that add to the residual stream.
+//!
+//! K3 folds attention partials into records and multiplies by the output matrix, K5 multiplies the records that gate and
+//! up left by the down matrix. A unit is one tile: 16 features of the residual stream.
+
+use super::build::{Build, Built, Int, Place, Role, Slot};
+use super::linear::{Matrix, RESULT_BYTES, Results, Rows, row_blocks};
+use super::prologue::{Attended, rows};
+use super::record::Record;
+use super::{Dims, step_words};
+use ir::kernel::{Mem, Split};
+use ir::program::Buf;
+use ir::tensor::DType;
+
+/// The record that the output projection reads.
+pub(super) fn record(dims: &Dims, dtype: DType) -> Record {
+    Record::new(dims.heads * dims.head_dim, &[dtype], dims.blocking.numerics)
+}
+
+/// The record that the down projection reads.
+pub(super) fn down_record(dims: &Dims, dtype: DType) -> Record {
+    Record::new(dims.ffn, &[dtype], dims.blocking.numerics)
+}
+
+/// K3.
+pub(super) fn out(name: &str, dims: &Dims, dtype: DType) -> Built {
+    let mut b = Build::new(name);
+    let n = step_words::load(&mut b, step_words::ROWS);
+    let record = record(dims, dtype);
+    let rows = rows(&mut b, dims, &record, n, Attended::declare);
+    add_product(b, dims, dtype, rows, n)
+}
+
+/// K5.
+pub(super) fn down(name: &str, dims: &Dims, dtype: DType) -> Built {
+    let mut b = Build::new(name);
+    let n = step_words::load(&mut b, step_words::ROWS);
+    let record = down_record(dims, dtype);
+    let place = b.read_buf("act", Buf::Act);
+    let base = b.int(0);
+    add_product(b, dims, dtype, Rows { place, base, record: &record }, n)
+}
+
+fn add_product(mut b: Build, dims: &Dims, dtype: DType, rows: Rows<'_>, n: Int) -> Built {
+    let matrix = Matrix { place: b.read("weight", Slot::Weight(Role::Matrix)), dtype };
+    let hidden: Place = b.write_buf("hidden", Buf::Hidden);
+    let results = b.local("results", dims.blocking.rows * RESULT_BYTES);
+    let units = b.int(dims.hidden / 16);
+    b.par_for(units, Split::Blocked, |b, unit| {
+        let tile = b.mul_const(unit, matrix.tile_bytes(rows.record.k()));
+        row_blocks(b, n, dims.blocking.rows, |b, first, count| {
+            let zero = b.int(0);
+            matrix.times(b, dims.blocking, tile, rows, first, count, Results { place: results, offset: zero });
+            b.for_(zero, count, 1, |b, r| {
+                let row = b.add(first, r);
+                let at = b.mul_const(row, 4 * dims.hidden);
+                let at = b.scale_add(unit, 64, at);
+                let from = b.mul_const(r, RESULT_BYTES);
+                let x = b.load(Mem::F32, results.at(from, 0));
+                let h = b.load(Mem::F32, hidden.at(at, 0));
+                let h = b.add(h, x);
+                b.store(Mem::F32, hidden.at(at, 0), h);
+            });
+        });
+    });
+    b.finish()
+}

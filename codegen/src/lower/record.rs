@@ -1,0 +1,185 @@
+//! Activation records: how a row of activations lies in memory between the kernel that makes it and linear layers.
+//!
+//! Takes the types of the matrices that will read a row, returns offsets and the code that writes a block of 32
+//! features. It does not decide where records live.
+
+use super::build::{Build, Flt, Int, Place, Vf};
+use ir::kernel::{Cmp, Mem};
+use ir::schedule::Numerics;
+use ir::tensor::{DType, Scales, TILE_K};
+
+/// Bytes of the int8 values of a block.
+const Q_BYTES: i64 = TILE_K as i64;
+
+/// Blocks whose largest magnitude is below this are taken as 0, before `127 / max|x|` overflows.
+const QUANTISE_ZERO_BELOW: f32 = 1e-30;
+
+/// The record of one row of `k` features.
+///
+/// First, when a quantised matrix reads it in int8: per 32 features `q` (32 × i8, value `q·d`), `d` (f32), then the
+/// fields that its readers need: `d·Σq` (f32) for formats with minima; `−zero_point·Σq` (i32) per distinct zero point;
+/// `−32·Σq` (2 × i32) of both halves for `Q6_K`. Everything a reader wants of a block lies in one or two cache lines.
+/// Then, when a matrix reads f32: `k` × f32.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    k: i64,
+    int8: bool,
+    float: bool,
+    sum: bool,
+    zeros: Vec<i32>,
+    halves: bool,
+}
+
+impl Record {
+    /// The record of `k` features (a multiple of 32) for readers of these types.
+    pub(super) fn new(k: i64, readers: &[DType], numerics: Numerics) -> Self {
+        let mut r = Self { k, int8: false, float: false, sum: false, zeros: Vec::new(), halves: false };
+        for dtype in readers {
+            let Some(f) = dtype.tile().filter(|_| numerics == Numerics::Int8) else {
+                r.float = true;
+                continue;
+            };
+            r.int8 = true;
+            match f.scales {
+                Scales::F16Min | Scales::SuperMin => r.sum = true,
+                Scales::Super16 => r.halves = true,
+                Scales::F16 if !r.zeros.contains(&f.zero_point) => r.zeros.push(f.zero_point),
+                Scales::F16 => (),
+            }
+        }
+        r.zeros.sort_unstable();
+        r
+    }
+
+    /// A name that is equal for equal records of the same `k`.
+    pub(super) fn tag(&self) -> String {
+        let mut s = String::new();
+        if self.int8 {
+            s.push_str("q8");
+        }
+        if self.sum {
+            s.push('s');
+        }
+        for z in &self.zeros {
+            s.push_str(&format!("z{z}"));
+        }
+        if self.halves {
+            s.push('h');
+        }
+        if self.float {
+            s.push_str("f32");
+        }
+        s
+    }
+
+    /// Features.
+    pub(super) fn k(&self) -> i64 {
+        self.k
+    }
+
+    /// Blocks of 32 features.
+    pub(super) fn blocks(&self) -> i64 {
+        self.k / TILE_K as i64
+    }
+
+    /// Bytes from one block to the next.
+    pub(super) fn block_bytes(&self) -> i64 {
+        let fields = 1 + i64::from(self.sum) + self.zeros.len() as i64 + 2 * i64::from(self.halves);
+        Q_BYTES + 4 * fields
+    }
+
+    /// Offset of `d` in a block.
+    pub(super) fn d(&self) -> i64 {
+        Q_BYTES
+    }
+
+    /// Offset of `d·Σq` in a block.
+    pub(super) fn sum(&self) -> i64 {
+        debug_assert!(self.sum);
+        Q_BYTES + 4
+    }
+
+    /// Offset of `−zero_point·Σq` in a block.
+    pub(super) fn zero(&self, zero_point: i32) -> i64 {
+        let i = self.zeros.iter().position(|&z| z == zero_point).expect("the record was made for this reader");
+        Q_BYTES + 4 + 4 * i64::from(self.sum) + 4 * i as i64
+    }
+
+    /// Offset of `−32·Σq` of the first half of a block; the second half's follows.
+    pub(super) fn halves(&self) -> i64 {
+        debug_assert!(self.halves);
+        Q_BYTES + 4 + 4 * i64::from(self.sum) + 4 * self.zeros.len() as i64
+    }
+
+    /// Offset of the f32 features in a row.
+    pub(super) fn floats(&self) -> i64 {
+        if self.int8 { (self.blocks() * self.block_bytes() + 63) / 64 * 64 } else { 0 }
+    }
+
+    /// Bytes from one row to the next: an odd number of cache lines, so that rows do not fall in the same sets.
+    pub(super) fn stride(&self) -> i64 {
+        let bytes = self.floats() + if self.float { 4 * self.k } else { 0 };
+        (bytes + 63) / 64 * 64 | 64
+    }
+
+    /// Writes block `block` of the row at byte `row` of `to`: features `lo` (0..16) and `hi` (16..32).
+    ///
+    /// `d = max|x| / 127`, `q = round(x · 127 / max|x|)`, 0 when all are (nearly) 0.
+    pub(super) fn store_block(&self, b: &mut Build, to: Place, row: Int, block: Int, lo: Vf, hi: Vf) {
+        if self.float {
+            let at = b.scale_add(block, 4 * TILE_K as i64, row);
+            b.store(Mem::F32, to.at(at, self.floats()), lo);
+            b.store(Mem::F32, to.at(at, self.floats() + 64), hi);
+        }
+        if !self.int8 {
+            return;
+        }
+        let at = b.scale_add(block, self.block_bytes(), row);
+        let (alo, ahi) = (b.abs(lo), b.abs(hi));
+        let most = b.max(alo, ahi);
+        let most = b.max_lanes(most);
+        let (zero, top) = (b.flt(0.0), b.flt(127.0));
+        let d = b.div(most, top);
+        let inverse = b.div(top, most);
+        let least = b.flt(QUANTISE_ZERO_BELOW);
+        let inverse = b.select(Cmp::Lt, most, least, zero, inverse);
+        let inverse = b.splat(inverse);
+        let quantise = |b: &mut Build, x: Vf, offset: i64| {
+            let x = b.mul(x, inverse);
+            let q = b.to_int(x);
+            b.store_ints(Mem::I8, to.at(at, offset), q);
+            b.to_float(q)
+        };
+        let (qlo, qhi) = (quantise(b, lo, 0), quantise(b, hi, 16));
+        b.store_f32(to.at(at, self.d()), d);
+        if self.halves {
+            let (slo, shi) = (b.sum_lanes(qlo), b.sum_lanes(qhi));
+            store_times(b, to, at, self.halves(), slo, -32);
+            store_times(b, to, at, self.halves() + 4, shi, -32);
+        }
+        if !self.sum && self.zeros.is_empty() {
+            return;
+        }
+        // Whole numbers below 2^24: this sum is exact in any order.
+        let both = b.add(qlo, qhi);
+        let sum = b.sum_lanes(both);
+        if self.sum {
+            let s = b.mul(d, sum);
+            b.store_f32(to.at(at, self.sum()), s);
+        }
+        for &z in &self.zeros {
+            store_times(b, to, at, self.zero(z), sum, -z);
+        }
+    }
+}
+
+/// Stores the i32 `whole · factor` for a whole number held in a float.
+fn store_times(b: &mut Build, to: Place, at: Int, offset: i64, whole: Flt, factor: i32) {
+    let f = b.flt(factor as f32);
+    let product = b.mul(whole, f);
+    let lanes = b.splat(product);
+    let ints = b.to_int(lanes);
+    let bits = b.from_bits(ints);
+    let first = b.lane(bits, 0);
+    b.store_f32(to.at(at, offset), first);
+}
