@@ -5,6 +5,7 @@
 //! target's measured kernels where there are any, else from its peaks times the efficiencies below. Working sets choose
 //! the bandwidth (caches). It does not know strategies; `planner` adds those up.
 
+use crate::kinetics::{self, Attention, Mode, Workload};
 use ir::model::Model;
 use ir::plan::Cost;
 use ir::target::{Target, TargetKind};
@@ -302,6 +303,56 @@ impl<'a> Roofline<'a> {
         }
         time
     }
+}
+
+/// Seconds, FLOPs and bytes of a workload as `inferc cost` prices it: decode only, like the Kinetics formulas, with
+/// weights and launches; the prompt's KV is read once per step for all trials, selected keys once per trial.
+///
+/// # Errors
+/// When weights and KV do not fit into the target's memory: says by how much.
+pub fn workload(model: &Model, work: Workload, attention: Attention, target: &Target) -> Result<Cost, String> {
+    #[allow(clippy::cast_precision_loss, reason = "token counts are limited far below 2^53")]
+    let (c, g, n) = (work.prompt as f64, work.generated as f64, work.trials as f64);
+    let roofline = Roofline::new(model, target);
+    #[allow(clippy::cast_precision_loss, reason = "bytes per token are far below 2^53")]
+    let per_token = model.kv_bytes_per_token() as f64;
+    let kv = (c + n * g) * per_token;
+    let need = roofline.weight_bytes() + kv;
+    if need > target.memory {
+        return Err(format!(
+            "{} needs {:.1} GB for weights and {:.1} GB for KV, {} has {:.1} GB",
+            model.name,
+            roofline.weight_bytes() / 1e9,
+            kv / 1e9,
+            target.name,
+            target.memory / 1e9
+        ));
+    }
+    let dense = roofline.decode(n, c, g, true);
+    let time = if attention == Attention::Dense {
+        dense
+    } else {
+        // Attention is replaced by what the exact sparse formulas read and compute; the rest of the step stays.
+        let sparse = kinetics::cost(model, work, attention, Mode::Exact);
+        #[allow(clippy::cast_precision_loss, reason = "parameters are far below 2^53")]
+        let linear_flops = n * 2.0 * model.parameters as f64 * g;
+        let pairs = (sparse.flops - linear_flops).max(0.0) / (4.0 * float(model.head_dim));
+        let compute = pairs / roofline.attend_rate(float(model.heads / model.kv_heads.max(1)));
+        let memory = sparse.bytes / target.read_bandwidth(roofline.weight_bytes() + kv, target.threads);
+        Time {
+            attend: compute.max(memory),
+            kv_bytes: sparse.bytes,
+            flops: dense.flops - 4.0 * dense_pairs(model, c, g, n) * float(model.head_dim)
+                + 4.0 * pairs * float(model.head_dim),
+            ..dense
+        }
+    };
+    Ok(time.cost(n * g, kv, target))
+}
+
+/// Key × query-head pairs over all layers of a dense decode, as [`Roofline::decode`] counts them.
+fn dense_pairs(model: &Model, c: f64, g: f64, n: f64) -> f64 {
+    n * g * (c + g / 2.0 + 1.0) * float(model.heads) * float(model.layers)
 }
 
 #[cfg(test)]

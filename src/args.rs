@@ -1,0 +1,397 @@
+//! Every argument of every command, with its help text.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// A compiler for inference strategies: .infer files to plans, kernels and tokens.
+#[derive(Debug, Parser)]
+#[command(name = "inferc", version, about, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 success, 1 the program or its run failed, 2 wrong usage or unreadable input, \
+                        3 only warnings with --deny-warnings.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Parse, resolve, type-check, prove bounds.
+    Check(CheckArgs),
+    /// Rewrite files in the canonical layout.
+    Fmt(FmtArgs),
+    /// Explain an error code, or the plan and predicted cost of a strategy.
+    Explain(ExplainArgs),
+    /// Compile a strategy to a plan file, or print a stage of the compilation.
+    Compile(CompileArgs),
+    /// Run a strategy or a compiled plan on a model.
+    Run(RunArgs),
+    /// Run the test blocks of files, with mocked models.
+    Test(TestArgs),
+    /// Measure a strategy on data, or the kernels of a model.
+    Bench(BenchArgs),
+    /// Price a workload with the Kinetics or the roofline cost model.
+    Cost(CostArgs),
+    /// Measure this machine and write its profile.
+    ProfileDevice(ProfileArgs),
+    /// Show what is in a compiled plan; executes nothing.
+    Inspect(InspectArgs),
+    /// Check the environment: CPU features, back ends, cache, models.
+    Doctor(DoctorArgs),
+    /// Print the documentation of the language or the source of a standard module.
+    Doc(DocArgs),
+    /// Start a project: a strategy, a test, a manifest.
+    New(NewArgs),
+    /// Print a completion script for a shell.
+    Completions(CompletionArgs),
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document with `format_version`.
+    Json,
+}
+
+/// Options that bind roles, targets and numbers.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Binding {
+    /// Manifest with models and targets (default: infer.toml next to the file).
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// Bind a role to a GGUF file; may be repeated.
+    #[arg(long = "model", value_name = "ROLE=FILE")]
+    pub models: Vec<String>,
+    /// Target: a built-in profile, a name of the manifest, or a profile file (default: this machine).
+    #[arg(long, value_name = "NAME|FILE")]
+    pub target: Vec<String>,
+    /// Value of a parameter (for estimates) or tunable; may be repeated.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+    /// Threads of the team (default: all cores this process may use).
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// Arithmetic over quantised weights.
+    #[arg(long, value_enum, default_value_t)]
+    pub numerics: NumericsArg,
+    /// Code generator (default: llvm where built in, else cranelift).
+    #[arg(long, value_enum)]
+    pub backend: Option<BackendArg>,
+    /// Use no more CPU features than this.
+    #[arg(long, value_enum)]
+    pub isa: Option<IsaArg>,
+}
+
+/// Arithmetic classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum NumericsArg {
+    /// Weights as stored, activations rounded to int8 per 32 features.
+    #[default]
+    Int8,
+    /// Weights as stored, activations in f32: slow, the arbiter.
+    F32,
+}
+
+/// Code generators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendArg {
+    /// LLVM.
+    Llvm,
+    /// Cranelift, the portable tier.
+    Cranelift,
+}
+
+/// CPU feature levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IsaArg {
+    /// AVX2, FMA, F16C.
+    Avx2,
+    /// AVX-512 without VNNI.
+    Avx512,
+    /// AVX-512 with VNNI.
+    Avx512Vnni,
+}
+
+/// `inferc check`
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Source files.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Print the proved bounds of every strategy.
+    #[arg(long)]
+    pub bounds: bool,
+    /// Exit with 3 when there are warnings.
+    #[arg(long)]
+    pub deny_warnings: bool,
+    /// Apply the mechanical fixes to the files.
+    #[arg(long)]
+    pub fix: bool,
+    /// Manifest, for KV bounds in bytes.
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// Output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `inferc fmt`
+#[derive(Debug, Args)]
+pub struct FmtArgs {
+    /// Source files; `-` reads standard input and prints.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Change nothing, exit with 1 when a file is not in the canonical layout.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `inferc explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// An error code such as E0310, or FILE[::STRATEGY].
+    #[arg(value_name = "CODE|FILE[::STRATEGY]")]
+    pub what: String,
+    /// Bindings.
+    #[command(flatten)]
+    pub binding: Binding,
+    /// Prompt tokens assumed by the estimate.
+    #[arg(long, value_name = "TOKENS", default_value_t = 200)]
+    pub prompt: u64,
+    /// Output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Stages that can be printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Emit {
+    /// The syntax tree.
+    Ast,
+    /// Names and types resolved.
+    Hir,
+    /// Strategy IR.
+    Ir,
+    /// The plan.
+    Plan,
+    /// Kernel IR.
+    Kernels,
+    /// LLVM IR.
+    Llvm,
+    /// Assembly.
+    Asm,
+}
+
+/// `inferc compile`
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    /// FILE[::STRATEGY]
+    #[arg(value_name = "FILE[::STRATEGY]")]
+    pub source: String,
+    /// Plan file to write.
+    #[arg(short, long, value_name = "PLAN")]
+    pub output: Option<PathBuf>,
+    /// Print a stage instead.
+    #[arg(long, value_enum)]
+    pub emit: Option<Emit>,
+    /// Bindings.
+    #[command(flatten)]
+    pub binding: Binding,
+    /// Do not read or write the kernel cache.
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Output of the summary.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `inferc run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// FILE[::STRATEGY] or a plan file.
+    #[arg(value_name = "FILE[::STRATEGY]|PLAN")]
+    pub source: String,
+    /// Bindings.
+    #[command(flatten)]
+    pub binding: Binding,
+    /// Seed of all random streams.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Write every event of the run to a JSON-lines file.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Do not read or write the kernel cache.
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// The strategy's parameters, after `--`: --q "text" --n 8
+    #[arg(last = true, allow_hyphen_values = true, value_name = "PARAMETERS")]
+    pub parameters: Vec<String>,
+}
+
+/// `inferc test`
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Source files.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `inferc bench`
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// FILE[::STRATEGY] to measure on data.
+    #[arg(value_name = "FILE[::STRATEGY]", required_unless_present = "kernels")]
+    pub source: Option<String>,
+    /// JSON lines: one object per task with the strategy's parameters, and optionally `id`, `answer`, `verifier`.
+    #[arg(long, value_name = "FILE", required_unless_present = "kernels")]
+    pub data: Option<PathBuf>,
+    /// Tasks to run at most.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Predicted beside measured per operator; rows off by more than 2× are flagged.
+    #[arg(long)]
+    pub analyze: bool,
+    /// Seed of all random streams.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Measure the kernels of a model (--model FILE) instead of a strategy.
+    #[arg(long)]
+    pub kernels: bool,
+    /// Case, with --kernels: decode:depth=2048 | branches:n=8,prompt=512,gen=64 | prefill:n=512; may be repeated.
+    #[arg(long = "case", value_name = "CASE")]
+    pub cases: Vec<String>,
+    /// Repetitions of a case; the fastest counts.
+    #[arg(long, default_value_t = 3)]
+    pub repeat: u32,
+    /// Bindings.
+    #[command(flatten)]
+    pub binding: Binding,
+    /// Output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Cost models.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CostModel {
+    /// The published formulas: compute and memory in eFLOPs.
+    #[default]
+    Kinetics,
+    /// Per-operator maximum of compute and memory on a target.
+    Roofline,
+}
+
+/// Modes of the Kinetics model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum KineticsMode {
+    /// The authors' code as it is, known slips included.
+    #[default]
+    Compat,
+    /// The corrected terms.
+    Exact,
+}
+
+/// `inferc cost`
+#[derive(Debug, Args)]
+pub struct CostArgs {
+    /// A known shape (see `inferc cost --list`), a GGUF file, or a config.json.
+    #[arg(long, value_name = "NAME|FILE", required_unless_present = "list")]
+    pub model: Option<String>,
+    /// Print the known model shapes and targets.
+    #[arg(long)]
+    pub list: bool,
+    /// Prompt tokens.
+    #[arg(long, default_value_t = 128)]
+    pub prompt: u64,
+    /// Generated tokens per trial.
+    #[arg(long, default_value_t = 1024)]
+    pub r#gen: u64,
+    /// Trials over one prompt.
+    #[arg(long, default_value_t = 1)]
+    pub n: u64,
+    /// Sparse attention: block:SIZE,BLOCKS[,LOCAL] | topk:BUDGET | window:BUDGET.
+    #[arg(long, value_name = "KIND")]
+    pub sparse: Option<String>,
+    /// Which cost model.
+    #[arg(long, value_enum, default_value_t)]
+    pub model_kind: CostModel,
+    /// Mode of the Kinetics model.
+    #[arg(long, value_enum, default_value_t)]
+    pub mode: KineticsMode,
+    /// Target of the roofline model: a built-in profile or a profile file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "h200-sxm")]
+    pub target: String,
+    /// Output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `inferc profile-device`
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    /// Profile file to write (default: host.json in the cache folder, which later plans use).
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Threads to measure with (default: all).
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// Output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `inferc inspect`
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Plan file.
+    #[arg(value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// Output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `inferc doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Manifest whose models are looked at (default: infer.toml here).
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// Output.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `inferc doc`
+#[derive(Debug, Args)]
+pub struct DocArgs {
+    /// `std`, a module such as std::prompts, or nothing for the language reference.
+    #[arg(value_name = "MODULE")]
+    pub module: Option<String>,
+}
+
+/// `inferc new`
+#[derive(Debug, Args)]
+pub struct NewArgs {
+    /// Folder to make.
+    #[arg(value_name = "NAME")]
+    pub name: PathBuf,
+}
+
+/// `inferc completions`
+#[derive(Debug, Args)]
+pub struct CompletionArgs {
+    /// Shell.
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
