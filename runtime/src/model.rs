@@ -107,4 +107,10 @@ pub trait LanguageModel: Send {
 
     /// Bytes of KV in use now.
     fn kv_bytes(&self) -> u64;
+
+    /// True when sequences with equal tokens may be continued differently, as written answers are: no two sequences may
+    /// share the row after their prompt then, and none is kept for reuse.
+    fn answers_differ(&self) -> bool {
+        false
+    }
 }
