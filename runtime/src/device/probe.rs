@@ -1,0 +1,94 @@
+//! What this machine offers to us: instruction sets, cores we may use, memory. Reads `/proc` and `/sys`; measures nothing.
+
+use super::cpu::allowed_cpus;
+use ir::target::Isa;
+
+/// A machine as seen from this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The processor's name, or its architecture when the system does not tell.
+    pub name: String,
+    /// Instruction sets that kernels may use.
+    pub isa: Isa,
+    /// Threads worth starting: cores in the affinity mask, not more than the control group's quota.
+    pub threads: usize,
+    /// Bytes of memory available now, not more than the control group's limit.
+    pub memory: u64,
+}
+
+/// Looks at this machine.
+#[must_use]
+pub fn probe() -> Host {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let name = field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let kilobytes = field(&read("/proc/meminfo"), "MemAvailable")
+        .and_then(|v| v.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()))
+        .unwrap_or(0);
+    let cores = allowed_cpus().len().max(1);
+    let threads = quota(&read("/sys/fs/cgroup/cpu.max")).map_or(cores, |q| q.min(cores));
+    let memory = memory_limit(&read("/sys/fs/cgroup/memory.max"), &read("/sys/fs/cgroup/memory.current"))
+        .map_or(kilobytes * 1024, |left| left.min(kilobytes * 1024));
+    Host { name, isa: isa(), threads, memory }
+}
+
+/// The instruction sets.
+#[must_use]
+pub fn isa() -> Isa {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let avx2 = std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("fma")
+            && std::arch::is_x86_feature_detected!("f16c")
+            && std::arch::is_x86_feature_detected!("bmi2");
+        let avx512 = avx2
+            && std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512vl");
+        Isa { avx2, avx512, vnni: avx512 && std::arch::is_x86_feature_detected!("avx512vnni") }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Isa::default()
+}
+
+/// The value of `name : value` in a file of such lines.
+fn field(text: &str, name: &str) -> Option<String> {
+    let line = text.lines().find(|l| l.split(':').next().is_some_and(|k| k.trim() == name))?;
+    line.split_once(':').map(|(_, v)| v.trim().to_owned())
+}
+
+/// Whole cores of `cpu.max` (`"max 100000"` or `"150000 100000"`), at least one; `None` without a limit.
+fn quota(text: &str) -> Option<usize> {
+    let mut parts = text.split_whitespace();
+    let (quota, period) = (parts.next()?.parse::<usize>().ok()?, parts.next()?.parse::<usize>().ok()?);
+    Some((quota / period.max(1)).max(1))
+}
+
+/// Bytes left below `memory.max`.
+fn memory_limit(max: &str, current: &str) -> Option<u64> {
+    let (max, used) = (max.trim().parse::<u64>().ok()?, current.trim().parse::<u64>().unwrap_or(0));
+    Some(max.saturating_sub(used))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotas_and_limits() {
+        assert_eq!(quota("max 100000\n"), None);
+        assert_eq!(quota("250000 100000\n"), Some(2));
+        assert_eq!(quota("50000 100000\n"), Some(1));
+        assert_eq!(quota(""), None);
+        assert_eq!(memory_limit("max\n", "5\n"), None);
+        assert_eq!(memory_limit("100\n", "30\n"), Some(70));
+        assert_eq!(memory_limit("100\n", "300\n"), Some(0));
+    }
+
+    #[test]
+    fn this_machine_has_cores_and_memory() {
+        let host = probe();
+        assert!(host.threads >= 1 && !host.name.is_empty());
+        assert!(host.memory > 0);
+    }
+}

@@ -1,0 +1,653 @@
+//! A language model on this computer: compiled kernels over resident weights and a paged cache of keys and values.
+//!
+//! [`Loaded`] is what never changes (weights, code, program) and may be shared; [`LocalModel`] is one user's sequences,
+//! buffers and threads. A step fills the tables that [`ir::program`] describes and runs the program's launches; it
+//! chooses no kernel. What it does not do: tokenise, sample, or decide what to run.
+
+mod work;
+
+use crate::device::cpu::{Function, Image, Launch, Region, Team};
+use crate::error::{Error, Result};
+use crate::gguf::Gguf;
+use crate::kv::{PageShape, Pool, Store};
+use crate::model::{Append, LanguageModel, ModelInfo, Row, SeqId, Wanted};
+use crate::{quant, weights};
+use ir::code::Code;
+use ir::model::Model;
+use ir::plan::PrefixMode;
+use ir::program::{Arg, Buf, ITEM_WORDS, PAGE, Program, STAT_BLOCK, STAT_WORDS};
+use ir::tensor::DType;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use work::{Limits, Run, Work};
+
+/// Name of the embedding matrix.
+const EMBEDDING: &str = "token_embd.weight";
+/// Name of the optional divisors of rope frequencies, one per pair.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Attention partials of a step at least; more let few long rows be cut finely.
+const PARTIALS: usize = 4096;
+/// Positions of the rope table that are computed together.
+const ROPE_STEP: usize = 1024;
+
+fn program_error(place: impl Into<String>, cause: impl Into<String>) -> Error {
+    Error::Program { place: place.into(), cause: cause.into() }
+}
+
+/// A model in memory: weights in their resident layout, machine code, the program.
+#[derive(Debug)]
+pub struct Loaded {
+    gguf: Arc<Gguf>,
+    model: Model,
+    program: Program,
+    functions: Vec<Function>,
+    weights: Region,
+    offsets: Vec<u64>,
+    embedding: DType,
+    factors: Option<Vec<f32>>,
+    /// Seconds that making the resident weights took.
+    pub repack_seconds: f64,
+}
+
+impl Loaded {
+    /// Maps the code and makes the resident weights with `threads` threads.
+    ///
+    /// # Errors
+    /// [`Error::Program`] when program and model do not fit each other, [`Error::Code`] when a kernel is missing,
+    /// [`Error::Weights`] when the file lacks a tensor, [`Error::System`] without memory.
+    pub fn load(gguf: Arc<Gguf>, model: &Model, program: &Program, code: &Code, threads: usize) -> Result<Arc<Self>> {
+        check(model, program)?;
+        let image = Image::load(code)?;
+        let functions = program.kernels.iter().map(|k| image.function(&k.name)).collect::<Result<Vec<_>>>()?;
+        let embedding = match gguf.tensor(EMBEDDING) {
+            Some(t) if t.shape == [u64::from(model.hidden), u64::from(model.vocab)] => t.dtype,
+            found => {
+                let found = found.map_or("none".to_owned(), |t| format!("shape {:?}", t.shape));
+                let cause = format!("expected shape [{}, {}], found {found} in the file", model.hidden, model.vocab);
+                return Err(program_error(format!("tensor `{EMBEDDING}`"), cause));
+            }
+        };
+        let factors = rope_factors(&gguf, model)?;
+        let mut sizes = Vec::with_capacity(program.weights.len());
+        for w in &program.weights {
+            let size =
+                weights::bytes(w).ok_or_else(|| program_error(format!("weight `{}`", w.name), "its size is absurd"))?;
+            sizes.push(size);
+        }
+        let total = sizes.iter().try_fold(0_usize, |sum, s| sum.checked_add(*s)).unwrap_or(usize::MAX);
+        let mut memory = Region::new(total)?;
+        let start = Instant::now();
+        let (mut rest, mut parts, mut offsets, mut at) = (memory.bytes_mut(), Vec::new(), Vec::new(), 0);
+        for size in sizes {
+            let (part, tail) = rest.split_at_mut(size);
+            parts.push(part);
+            offsets.push(at);
+            rest = tail;
+            at += size as u64;
+        }
+        weights::load_all(&gguf, &program.weights, parts, threads.max(1))?;
+        let repack_seconds = start.elapsed().as_secs_f64();
+        let (model, program) = (model.clone(), program.clone());
+        Ok(Arc::new(Self {
+            gguf,
+            model,
+            program,
+            functions,
+            weights: memory,
+            offsets,
+            embedding,
+            factors,
+            repack_seconds,
+        }))
+    }
+
+    /// Bytes of resident weights.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.bytes().len() as u64
+    }
+
+    /// The model's shape.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The forward program.
+    #[must_use]
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+}
+
+/// Reads the optional divisors of rope frequencies.
+fn rope_factors(gguf: &Gguf, model: &Model) -> Result<Option<Vec<f32>>> {
+    let Some((tensor, bytes)) = gguf.tensor(ROPE_FACTORS).zip(gguf.tensor_data(ROPE_FACTORS)) else { return Ok(None) };
+    let fail = |cause: String| program_error(format!("tensor `{ROPE_FACTORS}`"), cause);
+    let pairs = model.head_dim as usize / 2;
+    if tensor.shape != [pairs as u64] {
+        return Err(fail(format!("expected shape [{pairs}], found {:?} in the file", tensor.shape)));
+    }
+    let mut factors = vec![0.0; pairs];
+    quant::dequantize_row(tensor.dtype, bytes, &mut factors).map_err(|e| fail(e.to_string()))?;
+    match factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
+        Some(bad) => Err(fail(format!("a frequency divisor is {bad}"))),
+        None => Ok(Some(factors)),
+    }
+}
+
+/// Everything the launches rely on.
+fn check(model: &Model, program: &Program) -> Result<()> {
+    let fail = |place: &str, cause: String| Err(program_error(place, cause));
+    if program.max_rows == 0 || program.max_head_rows == 0 || program.attend_rows == 0 {
+        return fail("sizes", "rows of a step, of the head and of an attention item must be at least 1".to_owned());
+    }
+    let shape = page_shape(model, 0);
+    if program.page_bytes != shape.page_bytes() as u64 {
+        return fail("sizes", format!("pages of {} bytes, the model has {}", program.page_bytes, shape.page_bytes()));
+    }
+    let size = |buf: Buf| program.buffers.iter().find(|(b, _)| *b == buf).map(|(_, s)| *s).unwrap_or_default();
+    for (buf, has, least) in [
+        (Buf::Hidden, size(Buf::Hidden).per_row, u64::from(model.hidden) * 4),
+        (Buf::Logits, size(Buf::Logits).per_head_row, u64::from(model.vocab).next_multiple_of(16) * 4),
+        (Buf::Stats, size(Buf::Stats).per_head_row, stat_words(model) as u64 * 4),
+    ] {
+        if has < least {
+            return fail(&format!("buffer {buf:?}"), format!("{has} bytes per row, the model has {least}"));
+        }
+    }
+    for (i, launch) in program.forward.iter().chain(&program.head).enumerate() {
+        let place = format!("launch {i}");
+        let Some(kernel) = program.kernels.get(launch.kernel as usize) else {
+            return fail(&place, format!("kernel {} of {}", launch.kernel, program.kernels.len()));
+        };
+        if kernel.params.len() != launch.args.len() {
+            return fail(&place, format!("{} arguments for {} parameters", launch.args.len(), kernel.params.len()));
+        }
+        for arg in &launch.args {
+            let known = match arg {
+                Arg::Weight(w, offset) => {
+                    let weight = program.weights.get(*w as usize).and_then(weights::bytes);
+                    weight.is_some_and(|bytes| *offset < (bytes as u64).max(1))
+                }
+                Arg::Kv(layer, _) => *layer < model.layers,
+                Arg::Buf(buf) => *buf != Buf::Keys && *buf != Buf::Values,
+                Arg::Int(_) | Arg::ScratchStride => true,
+            };
+            if !known {
+                return fail(&place, format!("argument {arg:?} names nothing"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn page_shape(model: &Model, pages: usize) -> PageShape {
+    PageShape {
+        layers: model.layers as usize,
+        kv_heads: model.kv_heads as usize,
+        head_dim: model.head_dim as usize,
+        pages,
+    }
+}
+
+/// f32 words of statistics per logits row.
+fn stat_words(model: &Model) -> usize {
+    (model.vocab as usize).div_ceil(STAT_BLOCK) * STAT_WORDS
+}
+
+/// What a user of a model may choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Threads of the team.
+    pub threads: usize,
+    /// KV pages; their memory is taken as it is used.
+    pub kv_pages: u32,
+    /// Where the keys of a shared prompt are.
+    pub prefix: PrefixMode,
+}
+
+/// Where the time went; seconds since the model was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Metrics {
+    /// Runs of the forward launches.
+    pub steps: u64,
+    /// Rows they processed.
+    pub rows: u64,
+    /// Rows that wanted logits.
+    pub head_rows: u64,
+    /// Seconds of bookkeeping: pages, tables, embeddings.
+    pub prepare_seconds: f64,
+    /// Seconds in the forward launches.
+    pub forward_seconds: f64,
+    /// Seconds in the head launches.
+    pub head_seconds: f64,
+    /// Seconds in the caller's sink.
+    pub sink_seconds: f64,
+}
+
+/// A model with its sequences.
+#[derive(Debug)]
+pub struct LocalModel {
+    loaded: Arc<Loaded>,
+    info: ModelInfo,
+    prefix: PrefixMode,
+    team: Team,
+    pool: Pool,
+    store: Store,
+    buffers: BTreeMap<Buf, Region>,
+    forward: Vec<Launch>,
+    head: Vec<Launch>,
+    limits: Limits,
+    work: Work,
+    rope_ready: usize,
+    cancel: Option<Arc<AtomicBool>>,
+    metrics: Metrics,
+}
+
+/// Tokens of one append that go into one step.
+#[derive(Clone, Copy)]
+struct Piece {
+    append: usize,
+    start: usize,
+    rows: usize,
+}
+
+impl LocalModel {
+    /// Buffers, pages and threads for one user of a loaded model.
+    ///
+    /// # Errors
+    /// [`Error::System`] when memory or threads are refused, [`Error::Program`] when buffers are absurdly large.
+    pub fn new(loaded: Arc<Loaded>, options: &Options) -> Result<Self> {
+        let (model, program) = (&loaded.model, &loaded.program);
+        let team = Team::new(options.threads)?;
+        let shape = page_shape(model, options.kv_pages as usize);
+        let max_rows = program.max_rows as usize;
+        let limits = Limits {
+            attend_rows: program.attend_rows as usize,
+            max_partials: PARTIALS.max(2 * max_rows),
+            kv_heads: shape.kv_heads,
+            threads: team.members(),
+        };
+        let store = Store::new(shape)?;
+        let (buffers, stride) = buffers(&loaded, &limits)?;
+        let bind = |launches: &[ir::program::Launch]| -> Vec<Launch> {
+            let word = |arg: &Arg| match arg {
+                Arg::Buf(buf) => buffers.get(buf).map_or(0, Region::address),
+                Arg::Weight(w, offset) => loaded.weights.address() + loaded.offsets[*w as usize] + offset,
+                Arg::Kv(layer, values) => store.address(*layer as usize, *values),
+                Arg::Int(i) => *i as u64,
+                Arg::ScratchStride => stride,
+            };
+            let one = |l: &ir::program::Launch| {
+                Launch::new(loaded.functions[l.kernel as usize].clone(), l.args.iter().map(word).collect())
+            };
+            launches.iter().map(one).collect()
+        };
+        let (forward, head) = (bind(&program.forward), bind(&program.head));
+        let info = ModelInfo {
+            vocab: model.vocab as usize,
+            context: model.context as usize,
+            kv_bytes_per_token: model.kv_bytes_per_token(),
+            page: PAGE,
+            max_rows,
+        };
+        let pool = Pool::new(options.kv_pages);
+        let (work, metrics, prefix) = (Work::default(), Metrics::default(), options.prefix);
+        Ok(Self {
+            loaded,
+            info,
+            prefix,
+            team,
+            pool,
+            store,
+            buffers,
+            forward,
+            head,
+            limits,
+            work,
+            rope_ready: 0,
+            cancel: None,
+            metrics,
+        })
+    }
+
+    /// How forks and steps treat shared prompts from now on. The results are the same bits in every mode.
+    pub fn set_prefix_mode(&mut self, mode: PrefixMode) {
+        self.prefix = mode;
+    }
+
+    /// A flag that stops a step between its parts when it becomes true.
+    pub fn set_cancel(&mut self, flag: Arc<AtomicBool>) {
+        self.cancel = Some(flag);
+    }
+
+    /// Where the time went.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The shared part.
+    #[must_use]
+    pub fn loaded(&self) -> &Arc<Loaded> {
+        &self.loaded
+    }
+
+    /// Members of the thread team.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.team.members()
+    }
+
+    fn check_appends(&self, appends: &[Append<'_>]) -> Result<()> {
+        for a in appends {
+            let fail = |cause: String| Err(Error::Sequence { seq: a.seq.0, cause });
+            if a.tokens.is_empty() {
+                return fail("no tokens are appended; leave it out of the step".to_owned());
+            }
+            if let Some(bad) = a.tokens.iter().find(|t| **t as usize >= self.info.vocab) {
+                return fail(format!(
+                    "token {bad} is outside the vocabulary of {}; use this model's tokenizer",
+                    self.info.vocab
+                ));
+            }
+            let (len, context) = (self.pool.len(a.seq), self.info.context);
+            if a.tokens.len() > context - len.min(context) {
+                let n = a.tokens.len();
+                return fail(format!(
+                    "{len} tokens and {n} more exceed the context of {context}; shorten the prompt or max"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn buffer(&mut self, buf: Buf) -> &mut Region {
+        self.buffers.get_mut(&buf).expect("every buffer was made")
+    }
+
+    /// Runs all appended tokens, cut into steps of at most `max_rows` rows.
+    fn run(
+        &mut self,
+        appends: &[Append<'_>],
+        lens: &[usize],
+        sink: &mut dyn FnMut(usize, usize, Row<'_>),
+    ) -> Result<()> {
+        let mut pieces = Vec::new();
+        let mut room = self.info.max_rows;
+        for (append, a) in appends.iter().enumerate() {
+            let mut start = 0;
+            while start < a.tokens.len() {
+                let rows = room.min(a.tokens.len() - start);
+                pieces.push(Piece { append, start, rows });
+                (start, room) = (start + rows, room - rows);
+                if room == 0 {
+                    self.part(appends, lens, &pieces, sink)?;
+                    pieces.clear();
+                    room = self.info.max_rows;
+                }
+            }
+        }
+        if pieces.is_empty() { Ok(()) } else { self.part(appends, lens, &pieces, sink) }
+    }
+
+    /// One run of the launches.
+    fn part(
+        &mut self,
+        appends: &[Append<'_>],
+        lens: &[usize],
+        pieces: &[Piece],
+        sink: &mut dyn FnMut(usize, usize, Row<'_>),
+    ) -> Result<()> {
+        if self.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed)) {
+            return Err(Error::Cancelled);
+        }
+        let start = Instant::now();
+        let runs: Vec<Run<'_>> = pieces
+            .iter()
+            .map(|p| Run {
+                pages: self.pool.pages(appends[p.append].seq),
+                first: lens[p.append] + p.start,
+                rows: p.rows,
+            })
+            .collect();
+        let end = runs.iter().map(|r| r.first + r.rows).max().unwrap_or(0);
+        self.work.plan(&runs, self.prefix, &self.limits);
+        self.extend_rope(end);
+        self.fill_tables();
+        self.embed(appends, pieces)?;
+        let mut wanted = Vec::new();
+        let mut row = 0;
+        for p in pieces {
+            let a = &appends[p.append];
+            for token in p.start..p.start + p.rows {
+                if a.wanted == Wanted::All || (a.wanted == Wanted::Last && token + 1 == a.tokens.len()) {
+                    wanted.push((row, p.append, token));
+                }
+                row += 1;
+            }
+        }
+        let prepared = Instant::now();
+        self.team.run(&self.forward)?;
+        self.metrics.steps += 1;
+        self.metrics.rows += row as u64;
+        self.metrics.prepare_seconds += (prepared - start).as_secs_f64();
+        self.metrics.forward_seconds += prepared.elapsed().as_secs_f64();
+        for group in wanted.chunks(self.loaded.program.max_head_rows as usize) {
+            self.head_part(group, sink)?;
+        }
+        Ok(())
+    }
+
+    /// Logits of some rows of the step: (row, append, token).
+    fn head_part(
+        &mut self,
+        group: &[(usize, usize, usize)],
+        sink: &mut dyn FnMut(usize, usize, Row<'_>),
+    ) -> Result<()> {
+        let start = Instant::now();
+        let rows = self.buffer(Buf::HeadRows).i32s_mut();
+        for (slot, (row, _, _)) in rows.iter_mut().zip(group) {
+            *slot = *row as i32;
+        }
+        self.buffer(Buf::Step).i64s_mut()[2] = group.len() as i64;
+        self.team.run(&self.head)?;
+        let done = Instant::now();
+        let model = &self.loaded.model;
+        let (vocab, words) = (self.info.vocab, stat_words(model));
+        let (logits, stats) = (self.buffers[&Buf::Logits].f32s(), self.buffers[&Buf::Stats].f32s());
+        for (i, (_, append, token)) in group.iter().enumerate() {
+            let logits = &logits[i * vocab.next_multiple_of(16)..][..vocab];
+            sink(*append, *token, fold(logits, &stats[i * words..][..words]));
+        }
+        self.metrics.head_rows += group.len() as u64;
+        self.metrics.head_seconds += (done - start).as_secs_f64();
+        self.metrics.sink_seconds += done.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Copies the planned tables to where kernels read them.
+    fn fill_tables(&mut self) {
+        let work = std::mem::take(&mut self.work);
+        let header = [work.row_count() as i64, work.item_count() as i64, 0, self.pool.total() as i64, 0, 0, 0, 0];
+        self.buffer(Buf::Step).i64s_mut()[..header.len()].copy_from_slice(&header);
+        self.buffer(Buf::Rows).i64s_mut()[..work.rows.len()].copy_from_slice(&work.rows);
+        self.buffer(Buf::Items).i64s_mut()[..work.items.len()].copy_from_slice(&work.items);
+        self.buffer(Buf::Tables).i32s_mut()[..work.tables.len()].copy_from_slice(&work.tables);
+        self.work = work;
+    }
+
+    /// Writes the embeddings of the step's tokens to the residual stream.
+    fn embed(&mut self, appends: &[Append<'_>], pieces: &[Piece]) -> Result<()> {
+        let loaded = Arc::clone(&self.loaded);
+        let width = loaded.model.hidden as usize;
+        let bytes = loaded.embedding.bytes(width as u64).unwrap_or(0) as usize;
+        let table = loaded.gguf.tensor_data(EMBEDDING).unwrap_or(&[]);
+        let tokens = pieces.iter().flat_map(|p| &appends[p.append].tokens[p.start..p.start + p.rows]);
+        let hidden = self.buffer(Buf::Hidden).f32s_mut();
+        for (token, out) in tokens.zip(hidden.chunks_exact_mut(width)) {
+            let row = table.get(*token as usize * bytes..(*token as usize + 1) * bytes).unwrap_or(&[]);
+            quant::dequantize_row(loaded.embedding, row, out)
+                .map_err(|e| program_error(format!("embedding of token {token}"), e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Computes the rope table up to position `end`, in f64.
+    fn extend_rope(&mut self, end: usize) {
+        if end <= self.rope_ready {
+            return;
+        }
+        let end = end.next_multiple_of(ROPE_STEP).min(self.info.context);
+        let (from, loaded) = (self.rope_ready, Arc::clone(&self.loaded));
+        let pairs = loaded.model.head_dim as usize / 2;
+        let frequency = |i: usize| {
+            let divisor = loaded.factors.as_ref().map_or(1.0, |f| f64::from(f[i]));
+            f64::from(loaded.model.rope_base).powf(-(i as f64) / pairs as f64) / divisor
+        };
+        let frequencies: Vec<f64> = (0..pairs).map(frequency).collect();
+        let table = &mut self.buffer(Buf::Rope).f32s_mut()[from * 2 * pairs..end * 2 * pairs];
+        for (position, out) in (from..end).zip(table.chunks_exact_mut(2 * pairs)) {
+            let (cosines, sines) = out.split_at_mut(pairs);
+            for ((f, c), s) in frequencies.iter().zip(cosines).zip(sines) {
+                let (sin, cos) = (position as f64 * f).sin_cos();
+                (*c, *s) = (cos as f32, sin as f32);
+            }
+        }
+        self.rope_ready = end;
+    }
+}
+
+/// Makes the buffers of a program; also returns the stride of [`Buf::Scratch`].
+fn buffers(loaded: &Loaded, limits: &Limits) -> Result<(BTreeMap<Buf, Region>, u64)> {
+    let (model, program) = (&loaded.model, &loaded.program);
+    let size = |buf: Buf| program.buffers.iter().find(|(b, _)| *b == buf).map(|(_, s)| *s).unwrap_or_default();
+    let stride = size(Buf::Scratch).per_thread.next_multiple_of(64);
+    let (rows, context) = (u64::from(program.max_rows), u64::from(model.context));
+    // What the runtime itself writes must fit whatever the program says.
+    let least = |buf: Buf| match buf {
+        Buf::Step => Some(64),
+        Buf::Rows => Some(rows * 64),
+        Buf::Items => (limits.max_partials as u64).checked_mul(8 * ITEM_WORDS as u64),
+        Buf::Tables => context.div_ceil(PAGE as u64).checked_mul(4 * rows),
+        Buf::HeadRows => Some(u64::from(program.max_head_rows) * 4),
+        Buf::Rope => context.checked_mul(u64::from(model.head_dim) * 4),
+        Buf::Scratch => stride.checked_mul(limits.threads as u64),
+        _ => Some(0),
+    };
+    let mut regions = BTreeMap::new();
+    let own = [
+        Buf::Step,
+        Buf::Rows,
+        Buf::Items,
+        Buf::Tables,
+        Buf::HeadRows,
+        Buf::Rope,
+        Buf::Hidden,
+        Buf::Query,
+        Buf::Partials,
+        Buf::Act,
+        Buf::Scratch,
+        Buf::Logits,
+        Buf::Stats,
+    ];
+    for buf in own {
+        let s = size(buf);
+        let parts = [
+            (s.per_row, rows),
+            (s.per_thread, limits.threads as u64),
+            (s.per_partial, limits.max_partials as u64),
+            (s.per_head_row, u64::from(program.max_head_rows)),
+        ];
+        let sum = parts.iter().try_fold(s.fixed, |sum, (each, n)| sum.checked_add(each.checked_mul(*n)?));
+        let bytes = sum.zip(least(buf)).and_then(|(a, b)| usize::try_from(a.max(b)).ok());
+        let bytes = bytes.ok_or_else(|| program_error(format!("buffer {buf:?}"), "its size exceeds any memory"))?;
+        regions.insert(buf, Region::new(bytes)?);
+    }
+    Ok((regions, stride))
+}
+
+/// Folds the statistics of a row's vocabulary blocks, left to right.
+fn fold<'a>(logits: &'a [f32], stats: &[f32]) -> Row<'a> {
+    let (mut max, mut z, mut weighted, mut argmax) = (f32::NEG_INFINITY, 0.0_f64, 0.0_f64, 0);
+    for block in stats.chunks_exact(STAT_WORDS) {
+        let [m, sum, product, index] = [block[0], block[1], block[2], block[3]];
+        if m == f32::NEG_INFINITY && !sum.is_nan() {
+            continue;
+        }
+        // Equal maxima keep the earlier block: the lowest index wins.
+        if m > max || m.is_nan() {
+            let scale = (f64::from(max) - f64::from(m)).exp();
+            (z, weighted) = (z * scale, weighted * scale);
+            (max, argmax) = (m, index.to_bits());
+        }
+        let scale = (f64::from(m) - f64::from(max)).exp();
+        z += f64::from(sum) * scale;
+        weighted += f64::from(product) * scale;
+    }
+    let log_z = f64::from(max) + z.ln();
+    let entropy = (log_z - weighted / z).max(0.0);
+    let argmax = if (argmax as usize) < logits.len() { argmax } else { 0 };
+    Row { logits, max, log_z: log_z as f32, entropy: entropy as f32, argmax }
+}
+
+impl LanguageModel for LocalModel {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn create(&mut self) -> Result<SeqId> {
+        self.pool.create()
+    }
+
+    fn fork(&mut self, seq: SeqId) -> Result<SeqId> {
+        if self.prefix != PrefixMode::Copied {
+            return self.pool.fork(seq);
+        }
+        let mut edits = Vec::new();
+        let copy = self.pool.duplicate(seq, &mut edits)?;
+        self.store.apply(&edits);
+        Ok(copy)
+    }
+
+    fn len(&self, seq: SeqId) -> usize {
+        self.pool.len(seq)
+    }
+
+    fn truncate(&mut self, seq: SeqId, len: usize) -> Result<()> {
+        self.pool.truncate(seq, len)
+    }
+
+    fn free(&mut self, seq: SeqId) {
+        self.pool.free(seq);
+    }
+
+    fn step(&mut self, appends: &[Append<'_>], sink: &mut dyn FnMut(usize, usize, Row<'_>)) -> Result<()> {
+        self.check_appends(appends)?;
+        let start = Instant::now();
+        let lens: Vec<usize> = appends.iter().map(|a| self.pool.len(a.seq)).collect();
+        let asks: Vec<(SeqId, usize)> = appends.iter().map(|a| (a.seq, a.tokens.len())).collect();
+        let mut edits = Vec::new();
+        self.pool.extend(&asks, &mut edits)?;
+        self.store.apply(&edits);
+        self.metrics.prepare_seconds += start.elapsed().as_secs_f64();
+        let outcome = self.run(appends, &lens, sink);
+        if outcome.is_err() {
+            for (a, len) in appends.iter().zip(&lens) {
+                self.pool.truncate(a.seq, *len)?;
+            }
+        }
+        if matches!(outcome, Err(Error::Team { .. })) {
+            self.team = Team::new(self.team.members())?;
+        }
+        outcome
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        let pages = self.pool.used() as u64;
+        pages * self.loaded.program.page_bytes * 2 * u64::from(self.loaded.model.layers)
+    }
+}

@@ -1,0 +1,313 @@
+//! What one step has to do, as the tables that kernels read: rows, attention items and page lists.
+//!
+//! Takes the sequences' new tokens and pages, returns numbers; touches no memory of the model. Cutting attention into
+//! items decides speed only: by the contract of [`ir::program`] a row's result is the same bits for every cut.
+
+use ir::plan::PrefixMode;
+use ir::program::{CHUNK, ITEM_WORDS, PAGE, ROW_WORDS};
+
+/// Pages of a chunk.
+const CHUNK_PAGES: usize = CHUNK / PAGE;
+
+/// Neighbouring tokens of one sequence in a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run<'a> {
+    /// All pages of the sequence, the new tokens' included.
+    pub(super) pages: &'a [u32],
+    /// Position of the first of the tokens.
+    pub(super) first: usize,
+    /// Number of tokens, at least one.
+    pub(super) rows: usize,
+}
+
+/// What the cutting may use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Rows of an item at most.
+    pub(super) attend_rows: usize,
+    /// Partials of a step at most; at least the rows of a step.
+    pub(super) max_partials: usize,
+    /// KV heads: an item is that many units of work.
+    pub(super) kv_heads: usize,
+    /// Threads that share the units.
+    pub(super) threads: usize,
+}
+
+/// The tables of a step.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Work {
+    /// [`ROW_WORDS`] per row.
+    pub(super) rows: Vec<i64>,
+    /// [`ITEM_WORDS`] per item.
+    pub(super) items: Vec<i64>,
+    /// Page lists, one after the other.
+    pub(super) tables: Vec<i32>,
+    /// Partials in use.
+    pub(super) partials: usize,
+}
+
+/// Neighbouring rows that are attended together: over shared chunks `0..shared`, then over their own up to `chunks`.
+struct Group {
+    first_row: usize,
+    rows: usize,
+    table: usize,
+    start: usize,
+    chunks: usize,
+}
+
+impl Work {
+    /// Fills the tables for a step of `runs`.
+    pub(super) fn plan(&mut self, runs: &[Run<'_>], mode: PrefixMode, limits: &Limits) {
+        self.rows.clear();
+        self.items.clear();
+        self.tables.clear();
+        let mut tables = Vec::with_capacity(runs.len());
+        for run in runs {
+            tables.push(self.tables.len());
+            self.tables.extend(run.pages.iter().map(|p| *p as i32));
+            for position in run.first..run.first + run.rows {
+                let slot = run.pages[position / PAGE] as usize * PAGE + position % PAGE;
+                self.rows.extend([position as i64, slot as i64, position as i64 + 1, 0, 0, 0, 0, 0]);
+            }
+        }
+        // How many leading chunks each run attends together with its neighbours.
+        let mut shared = match mode {
+            PrefixMode::Cascade => shared_chunks(runs),
+            PrefixMode::Shared | PrefixMode::Copied => vec![0; runs.len()],
+        };
+        let mut groups = Vec::new();
+        let mut prefixes = prefix_groups(runs, &shared, &tables, limits.attend_rows, &mut groups);
+        own_groups(runs, &shared, &tables, limits.attend_rows, &mut groups);
+        if count_partials(&groups, false) > limits.max_partials {
+            // Behind a shared prefix every chunk needs a partial of its own; without sharing a row needs only one.
+            shared.fill(0);
+            groups.clear();
+            prefixes = 0;
+            own_groups(runs, &shared, &tables, limits.attend_rows, &mut groups);
+        }
+        self.cut(&groups, prefixes, limits);
+    }
+
+    /// Cuts groups into items and gives every row its partials. The first `prefixes` groups cover chunks `0..chunks`.
+    fn cut(&mut self, groups: &[Group], prefixes: usize, limits: &Limits) {
+        let whole: usize = groups.iter().map(|g| if g.start == 0 { 1 } else { g.chunks - g.start }).sum();
+        let idle = limits.threads > 1 && whole * limits.kv_heads < 8 * limits.threads;
+        let fine = idle && count_partials(groups, true) <= limits.max_partials;
+        // Partials per row and the item list; prefix groups come first, so a row's partials are in chunk order.
+        for (i, g) in groups.iter().enumerate() {
+            let single = fine || g.start > 0;
+            let pieces = if single { g.chunks - g.start } else { 1 };
+            let which = if i < prefixes { 0 } else { self.rows[g.first_row * ROW_WORDS + 4] };
+            for piece in 0..pieces {
+                let (from, to) = if single { (g.start + piece, g.start + piece + 1) } else { (0, g.chunks) };
+                let words = [g.first_row, g.rows, from, to, g.table].map(|w| w as i64);
+                self.items.extend(words);
+                self.items.extend([which + piece as i64, 0, 0]);
+            }
+            for row in g.first_row..g.first_row + g.rows {
+                self.rows[row * ROW_WORDS + 4] += pieces as i64;
+            }
+        }
+        let mut next = 0;
+        for row in self.rows.chunks_exact_mut(ROW_WORDS) {
+            row[3] = next;
+            next += row[4];
+        }
+        self.partials = next as usize;
+    }
+
+    /// Number of rows.
+    pub(super) fn row_count(&self) -> usize {
+        self.rows.len() / ROW_WORDS
+    }
+
+    /// Number of items.
+    pub(super) fn item_count(&self) -> usize {
+        self.items.len() / ITEM_WORDS
+    }
+}
+
+/// Partials that groups need; `fine`: one per chunk everywhere.
+fn count_partials(groups: &[Group], fine: bool) -> usize {
+    groups.iter().map(|g| if fine || g.start > 0 { g.chunks - g.start } else { 1 } * g.rows).sum()
+}
+
+/// For every run, the whole chunks at its start that it attends together with neighbours: 0 or the same number for at
+/// least two neighbouring runs.
+fn shared_chunks(runs: &[Run<'_>]) -> Vec<usize> {
+    let mut shared = vec![0; runs.len()];
+    let mut i = 0;
+    while i < runs.len() {
+        let mut chunks = 0;
+        let mut end = i + 1;
+        while end < runs.len() {
+            let common = common_chunks(&runs[i], &runs[end]);
+            let next = if end == i + 1 { common } else { chunks.min(common) };
+            // A neighbour that shares much less than the others starts a group of its own.
+            if next == 0 || 2 * next < chunks {
+                break;
+            }
+            chunks = next;
+            end += 1;
+        }
+        if end > i + 1 {
+            shared[i..end].fill(chunks);
+        }
+        i = end;
+    }
+    shared
+}
+
+/// Whole chunks at the start of both runs that lie on the same pages and that all their rows see.
+fn common_chunks(a: &Run<'_>, b: &Run<'_>) -> usize {
+    let seen = a.first.min(b.first) + 1;
+    let pages = a.pages.iter().zip(b.pages).take(seen / PAGE).take_while(|(a, b)| a == b).count();
+    pages / CHUNK_PAGES
+}
+
+/// Items over shared prefixes: rows of several runs together. Returns how many groups it added.
+fn prefix_groups(runs: &[Run<'_>], shared: &[usize], tables: &[usize], most: usize, groups: &mut Vec<Group>) -> usize {
+    let (mut i, mut row) = (0, 0);
+    while i < runs.len() {
+        if shared[i] == 0 {
+            row += runs[i].rows;
+            i += 1;
+            continue;
+        }
+        // Neighbours with an equal number might be two groups; they are one only while the pages are the same.
+        let same = |j: usize| shared[j] == shared[i] && common_chunks(&runs[i], &runs[j]) >= shared[i];
+        let end = (i + 1..runs.len()).find(|j| !same(*j)).unwrap_or(runs.len());
+        let rows: usize = runs[i..end].iter().map(|r| r.rows).sum();
+        split_rows(row, rows, most, |first_row, rows| {
+            groups.push(Group { first_row, rows, table: tables[i], start: 0, chunks: shared[i] });
+        });
+        row += rows;
+        i = end;
+    }
+    groups.len()
+}
+
+/// Items over what is not shared: rows of one run.
+fn own_groups(runs: &[Run<'_>], shared: &[usize], tables: &[usize], most: usize, groups: &mut Vec<Group>) {
+    let mut row = 0;
+    for ((run, start), table) in runs.iter().zip(shared).zip(tables) {
+        split_rows(row, run.rows, most, |first_row, rows| {
+            let limit = run.first + (first_row - row) + rows;
+            let chunks = limit.div_ceil(CHUNK);
+            if chunks > *start {
+                groups.push(Group { first_row, rows, table: *table, start: *start, chunks });
+            }
+        });
+        row += run.rows;
+    }
+}
+
+fn split_rows(first: usize, rows: usize, most: usize, mut each: impl FnMut(usize, usize)) {
+    for start in (0..rows).step_by(most.max(1)) {
+        each(first + start, most.max(1).min(rows - start));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits { attend_rows: 4, max_partials: 1000, kv_heads: 2, threads: 2 }
+    }
+
+    /// Page lists with a common start of `common` pages.
+    fn lists(common: u32, lens: &[usize]) -> Vec<Vec<u32>> {
+        let mut next = common;
+        let mut page = |i: u32| {
+            next += u32::from(i >= common);
+            if i < common { i } else { next }
+        };
+        lens.iter().map(|len| (0..len.div_ceil(PAGE) as u32).map(&mut page).collect()).collect()
+    }
+
+    /// Every (row, chunk it can see) is covered exactly once, by pages of its own sequence, partial 0 starts at chunk 0,
+    /// the others cover one chunk each, and no two partials share a place.
+    fn check(runs: &[Run<'_>], work: &Work, limits: &Limits) {
+        let owner: Vec<(&Run<'_>, usize)> =
+            runs.iter().flat_map(|r| (0..r.rows).map(move |i| (r, r.first + i))).collect();
+        assert_eq!(work.row_count(), owner.len());
+        let mut covered = vec![Vec::new(); owner.len()];
+        for item in work.items.chunks_exact(ITEM_WORDS) {
+            let [first, rows, from, to, table, which] = [0, 1, 2, 3, 4, 5].map(|i| item[i] as usize);
+            assert!(rows >= 1 && rows <= limits.attend_rows && from < to);
+            assert!(if which == 0 { from == 0 } else { to == from + 1 });
+            for row in first..first + rows {
+                let (run, position) = owner[row];
+                let keys = (to * CHUNK).min(position + 1);
+                for page in from * CHUNK_PAGES..keys.div_ceil(PAGE) {
+                    assert_eq!(work.tables[table + page], run.pages[page] as i32, "row {row} reads its own pages");
+                }
+                covered[row].push((which, from, to));
+            }
+        }
+        let mut places = 0;
+        for (row, ((run, position), mut parts)) in owner.into_iter().zip(covered).enumerate() {
+            let words = &work.rows[row * ROW_WORDS..][..ROW_WORDS];
+            let slot = run.pages[position / PAGE] as usize * PAGE + position % PAGE;
+            assert_eq!(words[..5], [position as i64, slot as i64, position as i64 + 1, places, parts.len() as i64]);
+            parts.sort_unstable();
+            let mut next = 0;
+            for (i, (which, from, to)) in parts.iter().enumerate() {
+                assert_eq!((*which, *from), (i, next), "row {row}: partials in chunk order, none missing");
+                next = *to;
+            }
+            assert!(next >= (position + 1).div_ceil(CHUNK));
+            places += parts.len() as i64;
+        }
+        assert_eq!(places as usize, work.partials);
+        assert!(work.partials <= limits.max_partials);
+    }
+
+    #[test]
+    fn every_cut_covers_every_key_once() {
+        let cases: &[(u32, &[(usize, usize)])] = &[
+            (0, &[(0, 1)]),
+            (0, &[(0, 9)]),
+            (0, &[(255, 1), (256, 1), (3000, 1)]),
+            (0, &[(500, 37)]),
+            (32, &[(512, 1), (513, 1), (600, 1), (1000, 2), (511, 1)]),
+            (32, &[(512, 1); 11]),
+            (40, &[(700, 3), (2000, 1), (640, 1)]),
+            (16, &[(256, 1), (255, 1), (254, 1)]),
+            (160, &[(2600, 1), (2600, 1), (300, 1), (300, 6), (2600, 1)]),
+        ];
+        for (common, shape) in cases {
+            let pages = lists(*common, &shape.iter().map(|(first, rows)| first + rows).collect::<Vec<_>>());
+            let runs: Vec<Run<'_>> = shape
+                .iter()
+                .zip(&pages)
+                .map(|((first, rows), pages)| Run { pages, first: *first, rows: *rows })
+                .collect();
+            for mode in [PrefixMode::Shared, PrefixMode::Cascade, PrefixMode::Copied] {
+                for max_partials in [shape.iter().map(|s| s.1).sum(), 30, 1000] {
+                    for threads in [1, 2, 64] {
+                        let limits = Limits { max_partials, threads, ..limits() };
+                        if max_partials >= shape.iter().map(|s| s.1).sum() {
+                            let mut work = Work::default();
+                            work.plan(&runs, mode, &limits);
+                            check(&runs, &work, &limits);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cascade_reads_a_shared_prefix_once() {
+        let pages = lists(32, &[530; 8]);
+        let runs: Vec<Run<'_>> = pages.iter().map(|pages| Run { pages, first: 529, rows: 1 }).collect();
+        let mut work = Work::default();
+        work.plan(&runs, PrefixMode::Cascade, &Limits { threads: 1, attend_rows: 8, ..limits() });
+        let prefix: Vec<_> =
+            work.items.chunks_exact(ITEM_WORDS).filter(|i| i[2] == 0).map(|i| i[..4].to_vec()).collect();
+        assert_eq!(prefix, [[0, 8, 0, 2]]);
+        assert_eq!(work.item_count(), 1 + 8);
+    }
+}

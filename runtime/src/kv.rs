@@ -1,0 +1,524 @@
+//! Pages of keys and values: which sequence holds which page, and the memory behind them.
+//!
+//! [`Pool`] is bookkeeping alone: sequences, page lists, reference counts; it answers changes with [`Edit`]s for the
+//! memory. [`Store`] is the memory and carries edits out. Forks share pages; the partly filled last page is copied when
+//! one of its owners is extended. A page's slots behind the last token of its owner hold zeros or were written by an
+//! earlier owner of the same page; they are cleared before the page is extended, so nothing that a sequence left
+//! behind (a NaN above all) reaches another one. Neither type knows models beyond sizes, runs kernels or drops tokens.
+
+use crate::device::cpu::Region;
+use crate::error::{Error, Result};
+use crate::model::SeqId;
+use ir::program::PAGE;
+use std::collections::HashMap;
+
+/// A change of memory that must happen, in order, before the step that it was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// All slots of a page become zero.
+    Zero(u32),
+    /// A page becomes a copy of another.
+    Copy {
+        /// The page to read.
+        from: u32,
+        /// The page to write.
+        to: u32,
+    },
+    /// The slots from `slot` on become zero.
+    Clear {
+        /// The page.
+        page: u32,
+        /// First slot to clear.
+        slot: usize,
+    },
+}
+
+/// A sequence's pages and length.
+#[derive(Clone, Debug, Default)]
+struct Sequence {
+    pages: Vec<u32>,
+    len: usize,
+}
+
+/// Bookkeeping of pages and sequences.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// How many sequences hold each page.
+    refs: Vec<u32>,
+    /// Slots of each page that may hold something else than zeros.
+    high: Vec<u8>,
+    /// Free pages; the last is taken next.
+    free: Vec<u32>,
+    sequences: HashMap<u32, Sequence>,
+    next: u32,
+}
+
+impl Pool {
+    /// A pool of `pages` zeroed pages, all free.
+    #[must_use]
+    pub fn new(pages: u32) -> Self {
+        let count = pages as usize;
+        Self {
+            refs: vec![0; count],
+            high: vec![0; count],
+            free: (0..pages).rev().collect(),
+            sequences: HashMap::new(),
+            next: 0,
+        }
+    }
+
+    /// Pages held by sequences.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.refs.len() - self.free.len()
+    }
+
+    /// Pages of the pool.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.refs.len()
+    }
+
+    /// Tokens of a sequence; 0 for an unknown one.
+    #[must_use]
+    pub fn len(&self, seq: SeqId) -> usize {
+        self.sequences.get(&seq.0).map_or(0, |s| s.len)
+    }
+
+    /// True when no sequence exists.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    /// Pages of a sequence, in order; none for an unknown one.
+    #[must_use]
+    pub fn pages(&self, seq: SeqId) -> &[u32] {
+        self.sequences.get(&seq.0).map_or(&[], |s| &s.pages)
+    }
+
+    /// An empty sequence. Numbers are never used twice.
+    ///
+    /// # Errors
+    /// [`Error::Sequence`] after 2³² sequences.
+    pub fn create(&mut self) -> Result<SeqId> {
+        self.insert(Sequence::default())
+    }
+
+    fn insert(&mut self, sequence: Sequence) -> Result<SeqId> {
+        let id = self.next;
+        let Some(next) = id.checked_add(1) else {
+            return Err(Error::Sequence { seq: id, cause: "no numbers are left; load the model again".to_owned() });
+        };
+        self.next = next;
+        self.sequences.insert(id, sequence);
+        Ok(SeqId(id))
+    }
+
+    fn get(&self, seq: SeqId) -> Result<&Sequence> {
+        self.sequences.get(&seq.0).ok_or_else(|| unknown(seq))
+    }
+
+    /// A sequence that shares all pages of another.
+    ///
+    /// # Errors
+    /// [`Error::Sequence`] when the sequence is unknown.
+    pub fn fork(&mut self, seq: SeqId) -> Result<SeqId> {
+        let copy = self.get(seq)?.clone();
+        for page in &copy.pages {
+            self.refs[*page as usize] += 1;
+        }
+        self.insert(copy)
+    }
+
+    /// A sequence with copies of all pages of another.
+    ///
+    /// # Errors
+    /// [`Error::Sequence`] when the sequence is unknown, [`Error::OutOfPages`]; nothing is changed then.
+    pub fn duplicate(&mut self, seq: SeqId, edits: &mut Vec<Edit>) -> Result<SeqId> {
+        let source = self.get(seq)?.clone();
+        self.check_free(source.pages.len())?;
+        let mut pages = Vec::with_capacity(source.pages.len());
+        for from in source.pages {
+            let to = self.take();
+            self.high[to as usize] = self.high[from as usize];
+            edits.push(Edit::Copy { from, to });
+            pages.push(to);
+        }
+        self.insert(Sequence { pages, len: source.len })
+    }
+
+    /// Drops the tokens from `len` on; a length at or behind the end changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Sequence`] when the sequence is unknown.
+    pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<()> {
+        let sequence = self.sequences.get_mut(&seq.0).ok_or_else(|| unknown(seq))?;
+        if len < sequence.len {
+            sequence.len = len;
+            let dropped = sequence.pages.split_off(len.div_ceil(PAGE));
+            self.release(&dropped);
+        }
+        Ok(())
+    }
+
+    /// Gives a sequence and its pages back; an unknown one is ignored.
+    pub fn free(&mut self, seq: SeqId) {
+        if let Some(sequence) = self.sequences.remove(&seq.0) {
+            self.release(&sequence.pages);
+        }
+    }
+
+    fn release(&mut self, pages: &[u32]) {
+        for page in pages.iter().rev() {
+            let refs = &mut self.refs[*page as usize];
+            *refs -= 1;
+            if *refs == 0 {
+                self.free.push(*page);
+            }
+        }
+    }
+
+    fn check_free(&self, needed: usize) -> Result<()> {
+        if needed > self.free.len() {
+            return Err(Error::OutOfPages { needed, free: self.free.len(), total: self.refs.len() });
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> u32 {
+        let page = self.free.pop().expect("free pages were counted before");
+        self.refs[page as usize] = 1;
+        page
+    }
+
+    /// Makes room for `n` more tokens of each sequence and counts them as its tokens. `edits` receives what must happen
+    /// to the memory first.
+    ///
+    /// # Errors
+    /// [`Error::Sequence`] when a sequence is unknown or named twice, [`Error::OutOfPages`]; nothing is changed then.
+    pub fn extend(&mut self, asks: &[(SeqId, usize)], edits: &mut Vec<Edit>) -> Result<()> {
+        self.check_free(self.pages_needed(asks)?)?;
+        for (seq, n) in asks.iter().filter(|(_, n)| *n > 0) {
+            // Taken out for the time of the change, so that pages can be taken from the pool.
+            let mut sequence = self.sequences.remove(&seq.0).ok_or_else(|| unknown(*seq))?;
+            let used = sequence.len % PAGE;
+            let last = sequence.pages.last().copied().filter(|_| used > 0);
+            if let Some(mut page) = last {
+                if self.refs[page as usize] > 1 {
+                    let to = self.take();
+                    self.refs[page as usize] -= 1;
+                    self.high[to as usize] = self.high[page as usize];
+                    edits.push(Edit::Copy { from: page, to });
+                    *sequence.pages.last_mut().expect("it has a last page") = to;
+                    page = to;
+                }
+                if usize::from(self.high[page as usize]) > used {
+                    edits.push(Edit::Clear { page, slot: used });
+                }
+            }
+            let first = sequence.len;
+            sequence.len += n;
+            while sequence.pages.len() < sequence.len.div_ceil(PAGE) {
+                let page = self.take();
+                if std::mem::take(&mut self.high[page as usize]) > 0 {
+                    edits.push(Edit::Zero(page));
+                }
+                sequence.pages.push(page);
+            }
+            self.mark(&sequence, first);
+            self.sequences.insert(seq.0, sequence);
+        }
+        Ok(())
+    }
+
+    /// Notes which slots hold tokens, from the page of token `first` on.
+    fn mark(&mut self, sequence: &Sequence, first: usize) {
+        for (i, page) in sequence.pages.iter().enumerate().skip(first / PAGE) {
+            self.high[*page as usize] = (sequence.len - i * PAGE).min(PAGE) as u8;
+        }
+    }
+
+    /// Pages that [`Pool::extend`] would take, copies of shared last pages included.
+    fn pages_needed(&self, asks: &[(SeqId, usize)]) -> Result<usize> {
+        let mut seen = HashMap::new();
+        let mut leaving: HashMap<u32, u32> = HashMap::new();
+        let mut needed = 0;
+        for (seq, n) in asks {
+            let sequence = self.get(*seq)?;
+            if seen.insert(*seq, ()).is_some() {
+                let cause = "it is extended twice in one step; give its tokens together".to_owned();
+                return Err(Error::Sequence { seq: seq.0, cause });
+            }
+            if *n == 0 {
+                continue;
+            }
+            let len = sequence.len.checked_add(*n).ok_or_else(|| Error::Sequence {
+                seq: seq.0,
+                cause: format!("{n} more tokens exceed any memory; shorten the request"),
+            })?;
+            needed += len.div_ceil(PAGE) - sequence.pages.len();
+            if let Some(page) = sequence.pages.last().filter(|_| sequence.len % PAGE > 0) {
+                let left = leaving.entry(*page).or_default();
+                if self.refs[*page as usize] - *left > 1 {
+                    *left += 1;
+                    needed += 1;
+                }
+            }
+        }
+        Ok(needed)
+    }
+}
+
+fn unknown(seq: SeqId) -> Error {
+    Error::Sequence { seq: seq.0, cause: "it does not exist; it was freed or belongs to another model".to_owned() }
+}
+
+/// Sizes of the pages of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageShape {
+    /// Layers.
+    pub layers: usize,
+    /// KV heads.
+    pub kv_heads: usize,
+    /// Dimension of a head.
+    pub head_dim: usize,
+    /// Pages of the pool.
+    pub pages: usize,
+}
+
+impl PageShape {
+    /// Bytes of keys (and of values) of one page in one layer.
+    #[must_use]
+    pub fn page_bytes(&self) -> usize {
+        self.kv_heads * self.head_dim * PAGE * 2
+    }
+}
+
+/// The memory of all pages: per layer a region of keys, then one of values, each `[page]` of
+/// [`PageShape::page_bytes`]. The system gives it as it is touched.
+#[derive(Debug)]
+pub struct Store {
+    shape: PageShape,
+    plane: usize,
+    region: Region,
+}
+
+impl Store {
+    /// Memory for all pages, zeroed.
+    ///
+    /// # Errors
+    /// [`Error::System`] when the address range is refused.
+    pub fn new(shape: PageShape) -> Result<Self> {
+        let plane = shape.page_bytes().checked_mul(shape.pages).and_then(|b| b.checked_next_multiple_of(4096));
+        let bytes = plane.and_then(|p| p.checked_mul(2 * shape.layers)).unwrap_or(usize::MAX);
+        Ok(Self { shape, plane: plane.unwrap_or(0), region: Region::new(bytes)? })
+    }
+
+    /// Address of the keys (`values` false) or the values of a layer.
+    #[must_use]
+    pub fn address(&self, layer: usize, values: bool) -> u64 {
+        self.region.address() + ((2 * layer + usize::from(values)) * self.plane) as u64
+    }
+
+    /// Carries edits out, in order.
+    pub fn apply(&mut self, edits: &[Edit]) {
+        let bytes = self.shape.page_bytes();
+        for plane in 0..2 * self.shape.layers {
+            let memory = &mut self.region.bytes_mut()[plane * self.plane..][..self.plane];
+            for edit in edits {
+                match *edit {
+                    Edit::Zero(page) => memory[page as usize * bytes..][..bytes].fill(0),
+                    Edit::Copy { from, to } => {
+                        let from = from as usize * bytes;
+                        memory.copy_within(from..from + bytes, to as usize * bytes);
+                    }
+                    Edit::Clear { page, slot } => {
+                        let page = &mut memory[page as usize * bytes..][..bytes];
+                        // Keys are `[head][dimension][slot]`, values `[head][slot][dimension]`, two bytes each.
+                        let width = if plane % 2 == 0 { 2 } else { 2 * self.shape.head_dim };
+                        for run in page.chunks_exact_mut(width * PAGE) {
+                            run[slot * width..].fill(0);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Action {
+        Create,
+        Fork(usize),
+        Duplicate(usize),
+        Extend(Vec<(usize, usize)>),
+        Truncate(usize, usize),
+        Free(usize),
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        prop_oneof![
+            1 => Just(Action::Create),
+            3 => (0..8_usize).prop_map(Action::Fork),
+            1 => (0..8_usize).prop_map(Action::Duplicate),
+            6 => prop::collection::vec((0..8_usize, 0..40_usize), 1..5).prop_map(Action::Extend),
+            2 => (0..8_usize, 0..100_usize).prop_map(|(s, n)| Action::Truncate(s, n)),
+            2 => (0..8_usize).prop_map(Action::Free),
+        ]
+    }
+
+    /// A pool, the contents of its pages as written by "kernels", and what every sequence should hold.
+    struct World {
+        pool: Pool,
+        slots: Vec<[u32; PAGE]>,
+        truth: Vec<(SeqId, Vec<u32>)>,
+        clock: u32,
+    }
+
+    impl World {
+        fn pick(&self, i: usize) -> Option<usize> {
+            (!self.truth.is_empty()).then(|| i % self.truth.len())
+        }
+
+        fn apply(&mut self, edits: &[Edit]) {
+            for edit in edits {
+                match *edit {
+                    Edit::Zero(p) => self.slots[p as usize] = [0; PAGE],
+                    Edit::Copy { from, to } => self.slots[to as usize] = self.slots[from as usize],
+                    Edit::Clear { page, slot } => self.slots[page as usize][slot..].fill(0),
+                }
+            }
+        }
+
+        fn act(&mut self, action: &Action) {
+            let mut edits = Vec::new();
+            match action {
+                Action::Create => self.truth.push((self.pool.create().expect("numbers are left"), Vec::new())),
+                Action::Fork(i) | Action::Duplicate(i) => {
+                    let Some(i) = self.pick(*i) else { return };
+                    let (seq, tokens) = self.truth[i].clone();
+                    let made = match action {
+                        Action::Fork(_) => self.pool.fork(seq),
+                        _ => self.pool.duplicate(seq, &mut edits),
+                    };
+                    if let Ok(made) = made {
+                        self.truth.push((made, tokens));
+                    }
+                    self.apply(&edits);
+                }
+                Action::Extend(list) => self.extend(list),
+                Action::Truncate(i, len) => {
+                    let Some(i) = self.pick(*i) else { return };
+                    self.pool.truncate(self.truth[i].0, *len).expect("it exists");
+                    self.truth[i].1.truncate(*len);
+                }
+                Action::Free(i) => {
+                    let Some(i) = self.pick(*i) else { return };
+                    let (seq, _) = self.truth.swap_remove(i);
+                    self.pool.free(seq);
+                    assert!(self.pool.truncate(seq, 0).is_err());
+                }
+            }
+        }
+
+        fn extend(&mut self, list: &[(usize, usize)]) {
+            let mut asks: Vec<(usize, usize)> = Vec::new();
+            for (i, n) in list {
+                if let Some(i) = self.pick(*i).filter(|i| asks.iter().all(|(j, _)| j != i)) {
+                    asks.push((i, *n));
+                }
+            }
+            let wanted: Vec<(SeqId, usize)> = asks.iter().map(|(i, n)| (self.truth[*i].0, *n)).collect();
+            let mut edits = Vec::new();
+            let before = format!("{:?} {:?}", self.pool.refs, self.pool.free);
+            if let Err(error) = self.pool.extend(&wanted, &mut edits) {
+                assert!(matches!(error, Error::OutOfPages { needed, free, .. } if needed > free), "{error}");
+                assert_eq!(before, format!("{:?} {:?}", self.pool.refs, self.pool.free));
+                assert!(edits.is_empty());
+                return;
+            }
+            self.apply(&edits);
+            for (i, n) in asks {
+                let (seq, tokens) = &mut self.truth[i];
+                for _ in 0..n {
+                    self.clock += 1;
+                    let page = self.pool.pages(*seq)[tokens.len() / PAGE] as usize;
+                    assert_eq!(self.pool.refs[page], 1, "only an unshared page is written");
+                    let slot = tokens.len() % PAGE;
+                    assert!(self.slots[page][slot..].iter().all(|t| *t == 0), "slots behind the end are clear");
+                    self.slots[page][slot] = self.clock;
+                    tokens.push(self.clock);
+                }
+            }
+        }
+
+        fn check(&self) {
+            let mut refs = vec![0; self.pool.total()];
+            for (seq, tokens) in &self.truth {
+                let pages = self.pool.pages(*seq);
+                assert_eq!((self.pool.len(*seq), pages.len()), (tokens.len(), tokens.len().div_ceil(PAGE)));
+                let held = pages.iter().flat_map(|p| self.slots[*p as usize]).take(tokens.len());
+                assert!(held.eq(tokens.iter().copied()), "a sequence reads back what was appended to it");
+                pages.iter().for_each(|p| refs[*p as usize] += 1);
+            }
+            assert_eq!(refs, self.pool.refs, "references are exact");
+            let mut free = self.pool.free.clone();
+            free.sort_unstable();
+            let unheld: Vec<u32> = (0..).zip(&refs).filter(|(_, r)| **r == 0).map(|(p, _)| p).collect();
+            assert_eq!(free, unheld, "every page is held or free");
+            for (page, high) in self.pool.high.iter().enumerate() {
+                assert!(self.slots[page][usize::from(*high)..].iter().all(|t| *t == 0), "clean above the mark");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn any_history_reads_back_and_leaks_nothing(actions in prop::collection::vec(action(), 1..60)) {
+            let mut world = World { pool: Pool::new(24), slots: vec![[0; PAGE]; 24], truth: Vec::new(), clock: 0 };
+            for action in &actions {
+                world.act(action);
+                world.check();
+            }
+            for (seq, _) in std::mem::take(&mut world.truth) {
+                world.pool.free(seq);
+            }
+            prop_assert_eq!(world.pool.used(), 0);
+        }
+    }
+
+    #[test]
+    fn twice_in_a_step_and_unknown_are_refused() {
+        let mut pool = Pool::new(4);
+        let seq = pool.create().expect("numbers are left");
+        let mut edits = Vec::new();
+        assert!(pool.extend(&[(seq, 1), (seq, 1)], &mut edits).is_err());
+        assert!(pool.extend(&[(SeqId(9), 1)], &mut edits).is_err());
+        assert!(pool.extend(&[(seq, usize::MAX)], &mut edits).is_err());
+        assert_eq!((pool.used(), pool.len(seq)), (0, 0));
+    }
+
+    #[test]
+    fn edits_reach_keys_and_values_of_every_layer() {
+        let shape = PageShape { layers: 2, kv_heads: 2, head_dim: 4, pages: 3 };
+        let mut store = Store::new(shape).expect("memory");
+        store.region.bytes_mut().fill(0xFF);
+        store.apply(&[Edit::Zero(0), Edit::Copy { from: 0, to: 2 }, Edit::Clear { page: 1, slot: 5 }]);
+        for plane in 0..4 {
+            let memory = &store.region.bytes()[plane * store.plane..];
+            let page = |p: usize| &memory[p * shape.page_bytes()..][..shape.page_bytes()];
+            assert!(page(0).iter().chain(page(2)).all(|b| *b == 0));
+            for (i, b) in page(1).iter().enumerate() {
+                let slot = if plane % 2 == 0 { i / 2 % PAGE } else { i / 2 / 4 % PAGE };
+                assert_eq!(*b == 0, slot >= 5, "plane {plane}, byte {i}");
+            }
+        }
+    }
+}
