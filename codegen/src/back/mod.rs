@@ -4,6 +4,10 @@
 //! and may be called on several threads at once. Whether the machine at hand has the instruction set is not known here.
 
 mod byte_bounds;
+#[cfg(feature = "cranelift")]
+mod cranelift;
+#[cfg(feature = "cranelift")]
+mod cranelift_ops;
 pub mod interp;
 #[cfg(any(feature = "llvm22", feature = "llvm19"))]
 mod link;
