@@ -2,6 +2,7 @@
 
 extern crate inferc_codegen as codegen;
 
+mod edges;
 mod generate;
 mod native;
 
