@@ -41,7 +41,9 @@ def options(argv):
     add("--only", choices=("ours", "peer"), help="measure one side")
     add("--format", choices=("text", "json"), default="text", help="report for people or programs (default: text)")
     add("--check", action="store_true", help="exit 1 when a median ratio is below its floor")
-    add("--quiet-limit", type=float, default=0.1, metavar="SHARE", help="CPU share of others above which to wait (default: 0.1)")
+    limit_help = "CPU share of others above which to wait before a repeat, and to discard one (default: 0.1)"
+    add("--quiet-limit", type=float, default=0.1, metavar="SHARE", help=limit_help)
+    add("--retries", type=int, default=10, metavar="N", help="disturbed runs to discard per case at most (default: 10)")
     add("--patience", type=float, default=20, metavar="S", help="seconds to wait for quiet before each repeat (default: 20)")
     add("--priority", type=int, default=-10, metavar="NICE", help="nice value of both sides, where permitted (default: -10)")
     add("--timeout", type=float, default=900, metavar="S", help="seconds allowed to one run (default: 900)")
@@ -49,7 +51,7 @@ def options(argv):
     add("--install-only", action="store_true", help="install the peer and stop")
     add("--root", default=".", help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
-    for name, least in (("repeats", 1), ("tries", 1), ("timeout", 1), ("patience", 0), ("quiet_limit", 0)):
+    for name, least in (("repeats", 1), ("tries", 1), ("timeout", 1), ("patience", 0), ("retries", 0), ("quiet_limit", 0)):
         if getattr(chosen, name) < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}")
     if chosen.check and chosen.only:
@@ -80,6 +82,7 @@ def session_of(chosen):
         cpus=cpus,
         repeats=chosen.repeats,
         tries=chosen.tries,
+        retries=chosen.retries,
         timeout=chosen.timeout,
         priority=chosen.priority,
         patience=chosen.patience,

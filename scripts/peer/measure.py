@@ -38,6 +38,7 @@ class Session:
     cpus: list
     repeats: int
     tries: int
+    retries: int
     timeout: float
     priority: int
     patience: float
@@ -170,29 +171,56 @@ def measure_cases(session, cases, progress):
     return records
 
 
+class Retries:
+    """How often runs of a case may still be thrown away because others used the CPUs meanwhile. A peer whose threads spin at
+    barriers collapses when it is disturbed, ours less so: keeping such runs would flatter the ratio."""
+
+    def __init__(self, session):
+        self.session, self.left, self.used = session, session.retries, 0
+
+    def undisturbed(self, run_once):
+        """Calls `run_once`, which returns samples with their sides, until no sample was disturbed or no retry is left.
+        Returns what it returned last, and whether that was undisturbed."""
+        while True:
+            wait_until_quiet(self.session.cpus, self.session.quiet, self.session.patience)
+            done = run_once()
+            calm = all(sample.foreign_share <= self.session.quiet for _, sample in done)
+            if calm or self.left == 0:
+                return done, calm
+            self.left -= 1
+            self.used += 1
+
+
 def _measure_case(session, case, progress):
     roof = _measure_roof(session, progress) if "ours" in session.sides else None
+    retries = Retries(session)
     gen, settings, tried = DEFAULT_GEN, [], []
     if "ours" in session.sides:
         progress(f"{case}: ours, warm-up")
         gen = max(8, _ours(session, case).tokens)
     if "peer" in session.sides:
-        settings, tried = _choose_setting(session, case, gen, progress)
+        settings, tried = _choose_setting(session, case, gen, retries, progress)
 
-    ours, peers = [], {s: [] for s in settings}
+    samples, disturbed = {None: [], **{s: [] for s in settings}}, 0
     for turn in range(session.repeats):
-        wait_until_quiet(session.cpus, session.quiet, session.patience)
         progress(f"{case}: {turn + 1} of {session.repeats}")
-        sides = [("peer", s) for s in settings]
+        order = list(settings)
         if "ours" in session.sides:
-            sides.insert(0 if turn % 2 == 0 else len(sides), ("ours", None))
-        for side, setting in sides:
-            if side == "ours":
-                ours.append(_ours(session, case))
-            else:
-                peers[setting].append(_peer(session, case, setting, gen))
-    best = max(settings, key=lambda s: statistics.median(x.tokens_per_second for x in peers[s]), default=None)
-    return _record(session, case, roof, ours, peers, best, tried, gen)
+            order.insert(0 if turn % 2 == 0 else len(order), None)
+        runs, calm = retries.undisturbed(lambda sides=order: [(s, _one(session, case, s, gen)) for s in sides])
+        disturbed += not calm
+        for side, sample in runs:
+            samples[side].append(sample)
+    ours = samples.pop(None)
+    best = max(settings, key=lambda s: statistics.median(x.tokens_per_second for x in samples[s]), default=None)
+    record = _record(session, case, roof, ours, samples, best, gen)
+    counts = {"disturbed_repeats": disturbed, "discarded_repeats": retries.used}
+    return {**record, **counts, "peer_settings_tried": tried}
+
+
+def _one(session, case, setting, gen):
+    """One run: of the peer at a setting, or ours for None."""
+    return _ours(session, case) if setting is None else _peer(session, case, setting, gen)
 
 
 def _ours(session, case):
@@ -205,14 +233,18 @@ def _peer(session, case, setting, gen):
     return parse_peer(text, case, share)
 
 
-def _choose_setting(session, case, gen, progress):
+def _choose_setting(session, case, gen, retries, progress):
+    """Tries every setting; returns the ones worth repeating, fastest first, and the rate of each."""
     if session.fixed_setting is not None:
         return [session.fixed_setting], []
     tried = []
     for setting in settings_of(case):
         progress(f"{case}: peer, trying {setting.text(case)}")
-        wait_until_quiet(session.cpus, session.quiet, session.patience)
-        tried.append((max(_peer(session, case, setting, gen).tokens_per_second for _ in range(session.tries)), setting))
+        rate = 0.0
+        for _ in range(session.tries):
+            (run_once,), _ = retries.undisturbed(lambda s=setting: [(s, _peer(session, case, s, gen))])
+            rate = max(rate, run_once[1].tokens_per_second)
+        tried.append((rate, setting))
     fastest = sorted(tried, key=lambda t: -t[0])
     chosen = [s for rate, s in fastest[:_MAX_SETTINGS] if rate >= _CLOSE * fastest[0][0]]
     return chosen, [{"setting": s.text(case), "tokens_per_second": rate} for rate, s in tried]
@@ -258,7 +290,7 @@ def spread(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "repeats": len(values)}
 
 
-def _record(session, case, roof, ours, peers, best, tried, gen):
+def _record(session, case, roof, ours, peers, best, gen):
     theirs = peers.get(best, [])
     ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, theirs)]
     limit = roof_rate(session, case, roof, gen)
@@ -276,7 +308,6 @@ def _record(session, case, roof, ours, peers, best, tried, gen):
         "ratio": spread(ratios),
         "floor": case.floor,
         "peer_setting": best.text(case) if best else None,
-        "peer_settings_tried": tried,
         "roof": limit,
         "share_of_roof": {"ours": share(ours_spread), "peer": share(peer_spread)},
         "decode_tokens": gen if case.kind == "decode" else None,

@@ -77,8 +77,11 @@ def _notes(records):
         "branches over the time of decoding alone, the prompt's own pass excluded. Roof: the machine's read bandwidth,",
         "measured just before, over the bytes of a step (weights and 16-bit keys and values, each read once).",
     ]
-    if any(r["disturbance"]["max"] > 0.05 for r in records):
-        notes.append("Others took more than 5 % of the CPUs during some runs: repeat on a quiet machine before quoting.")
+    discarded, disturbed = (sum(r[k] for r in records) for k in ("discarded_repeats", "disturbed_repeats"))
+    if discarded:
+        notes.append(f"{discarded} runs were discarded because others used the CPUs meanwhile.")
+    if disturbed:
+        notes.append(f"{disturbed} repeats were disturbed and kept for want of retries: do not quote; repeat on a quiet machine.")
     if counts and min(counts) < 5:
         notes.append("Fewer than five repeats: an orientation, not a result.")
     return notes

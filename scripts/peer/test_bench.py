@@ -237,6 +237,24 @@ class WholeRun(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("did 256 tokens of work, not 512", out)
 
+    def test_disturbed_repeats_are_discarded_while_retries_last(self):
+        # Shares that others take: before each run one look at the machine, then the run itself.
+        recovers = [0.0, 0.9, 0.0, 0.1, 0.0, 0.0, 0.0, 0.9, 0.0, 0.2]
+        never = [0.0, 0.9] * 5
+        for values, discarded, disturbed in ((recovers, 2, 0), (never, 2, 3)):
+            shares = iter(values)
+            saved = measure.Busy.foreign_share
+            measure.Busy.foreign_share = lambda self, own_seconds=0.0, shares=shares: next(shares)
+            try:
+                only = ("--only", "peer", "--case", "prefill:n=4", "--peer-setting", "fa=on,repack=on", "--format", "json")
+                _, out, _ = self.run_bench("--repeats", "3", "--retries", "2", "--patience", "0", "--quiet-limit", "0.5", *only)
+            finally:
+                measure.Busy.foreign_share = saved
+            record = json.loads(out)["cases"][0]
+            self.assertEqual(record["peer"]["repeats"], 3)
+            self.assertEqual((record["discarded_repeats"], record["disturbed_repeats"]), (discarded, disturbed))
+            self.assertLessEqual(record["disturbance"]["max"], 0.9 if disturbed else 0.5)
+
     def test_one_side_alone(self):
         code, out, _ = self.run_bench("--repeats", "1", "--only", "peer", "--case", "decode:depth=0")
         self.assertEqual(code, 0)
