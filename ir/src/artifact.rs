@@ -53,8 +53,10 @@ pub struct Artifact {
     pub programs: Vec<Option<Program>>,
     /// Compiled token rules.
     pub rules: Vec<TokenRule>,
-    /// Machine code of all kernels; the kernels of role `r` are named `m{r}.{kernel}`, rules as they are.
-    pub code: Code,
+    /// Machine code of the kernels of each role's program; empty where there is no program.
+    pub code: Vec<Code>,
+    /// Machine code of the token rules.
+    pub rule_code: Code,
 }
 
 /// Why bytes are no artifact of ours.
@@ -98,7 +100,7 @@ impl Artifact {
             pack(postcard::to_stdvec(&self.manifest)),
             pack(postcard::to_stdvec(&self.plan)),
             pack(postcard::to_stdvec(&(&self.programs, &self.rules))),
-            pack(postcard::to_stdvec(&self.code)),
+            pack(postcard::to_stdvec(&(&self.code, &self.rule_code))),
         ];
         let mut out = Vec::new();
         out.extend_from_slice(MAGIC);
@@ -131,37 +133,33 @@ impl Artifact {
         let manifest = unpack("manifest", sections[0])?;
         let plan = unpack("plan", sections[1])?;
         let (programs, rules) = unpack("programs", sections[2])?;
-        let code: Code = unpack("code", sections[3])?;
-        code.check().map_err(|why| ArtifactError::Malformed("code".to_owned(), why))?;
-        let artifact = Self { manifest, plan, programs, rules, code };
+        let (code, rule_code): (Vec<Code>, Code) = unpack("code", sections[3])?;
+        for blob in code.iter().chain(std::iter::once(&rule_code)) {
+            blob.check().map_err(|why| ArtifactError::Malformed("code".to_owned(), why))?;
+        }
+        let artifact = Self { manifest, plan, programs, rules, code, rule_code };
         artifact.check().map_err(|why| ArtifactError::Malformed("plan".to_owned(), why))?;
         Ok(artifact)
     }
 
-    /// Name of the symbol of a kernel of a role.
-    #[must_use]
-    pub fn symbol(role: usize, kernel: &str) -> String {
-        format!("m{role}.{kernel}")
-    }
-
     /// Cross-references between the sections.
     fn check(&self) -> Result<(), String> {
-        if self.programs.len() != self.plan.models.len() {
-            return Err(format!("{} programs for {} models", self.programs.len(), self.plan.models.len()));
+        let models = self.plan.models.len();
+        if self.programs.len() != models || self.code.len() != models {
+            return Err(format!("{} programs and {} codes for {models} models", self.programs.len(), self.code.len()));
         }
         for (role, (program, model)) in self.programs.iter().zip(&self.plan.models).enumerate() {
             if program.is_some() != model.is_some() {
                 return Err(format!("role {role} has a program without a model or a model without a program"));
             }
             for kernel in program.iter().flat_map(|p| &p.kernels) {
-                let symbol = Self::symbol(role, &kernel.name);
-                if self.code.offset(&symbol).is_none() {
-                    return Err(format!("no code for kernel `{symbol}`"));
+                if self.code[role].offset(&kernel.name).is_none() {
+                    return Err(format!("no code for kernel `{}` of role {role}", kernel.name));
                 }
             }
         }
         for rule in &self.rules {
-            if self.code.offset(&rule.kernel).is_none() {
+            if self.rule_code.offset(&rule.kernel).is_none() {
                 return Err(format!("no code for rule `{}`", rule.kernel));
             }
         }

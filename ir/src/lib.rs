@@ -13,6 +13,8 @@ pub mod kernel_check;
 pub mod kernel_text;
 pub mod model;
 pub mod plan;
+pub mod plan_check;
+pub mod plan_text;
 pub mod program;
 pub mod rule;
 pub mod schedule;
