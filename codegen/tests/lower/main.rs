@@ -1,0 +1,151 @@
+//! The forward program on tiny models: every kernel against arithmetic in f64, and the promises of equal bits.
+
+extern crate inferc_codegen as codegen;
+
+mod machine;
+#[path = "../backends/native.rs"]
+mod native;
+mod reference;
+mod speed;
+mod weights;
+
+use ir::model::Family;
+use ir::schedule::{ModelSchedule, Numerics, Prologue};
+use ir::tensor::DType;
+use machine::{Engine, Machine, Row, Tiny, Types, Widths, schedule};
+use reference::Checker;
+
+/// Hidden 256, two query heads per KV head, dimensions of 64.
+const SQUARE: Widths = [256, 4, 2, 64, 256, 96];
+/// Nothing is a power of two; the vocabulary ends inside a tile and inside a second block of statistics.
+const ODD: Widths = [96, 3, 1, 32, 160, 2100];
+
+const MIXED: Types =
+    [DType::Q4_K, DType::Q6_K, DType::F16, DType::Q5_0, DType::Q4_0, DType::Q8_0, DType::Q5_1, DType::BF16];
+
+fn row(sequence: usize, position: usize) -> Row {
+    Row { sequence, position }
+}
+
+/// Rows of three sequences: short, across a chunk's edge, and long.
+fn rows() -> Vec<Row> {
+    vec![
+        row(0, 0),
+        row(1, 254),
+        row(1, 255),
+        row(1, 256),
+        row(1, 257),
+        row(1, 258),
+        row(2, 530),
+        row(2, 531),
+        row(3, 37),
+    ]
+}
+
+fn check_step(tiny: &Tiny, s: &ModelSchedule, rows: &[Row], cut: bool) {
+    let mut m = Machine::new(tiny, s, 1);
+    m.cut = cut;
+    m.step(rows);
+    let checker = Checker { tiny, numerics: s.numerics, rows };
+    let engine = Engine::best(&m.program);
+    for launch in m.program.forward.clone().iter().chain(&m.program.head.clone()) {
+        let before = m.clone();
+        m.launch(&engine, launch);
+        checker.check(launch, &before, &m);
+    }
+}
+
+#[test]
+fn every_type_computes_what_it_stands_for() {
+    for dtype in DType::ALL {
+        for numerics in [Numerics::Int8, Numerics::F32] {
+            let tiny = Tiny::new(Family::Llama, 1, SQUARE, [dtype; 8]);
+            check_step(&tiny, &ModelSchedule { numerics, ..schedule() }, &rows(), false);
+        }
+    }
+}
+
+#[test]
+fn mixed_types_biases_and_odd_widths() {
+    let tiny = Tiny::new(Family::Qwen2, 2, SQUARE, MIXED);
+    check_step(&tiny, &schedule(), &rows(), true);
+    check_step(&tiny, &ModelSchedule { interleave: false, prefetch: 4096, ..schedule() }, &rows()[..1], false);
+    let tiny = Tiny::new(Family::Qwen2, 2, ODD, [DType::Q4_1; 8]);
+    check_step(&tiny, &schedule(), &rows(), true);
+    let split = ModelSchedule { prologue: Prologue::Split, row_block: 4, attend_rows: 1, ..schedule() };
+    check_step(&tiny, &split, &rows(), false);
+}
+
+/// Outcomes of the rows of one step.
+fn outcomes(
+    tiny: &Tiny,
+    s: &ModelSchedule,
+    team: i64,
+    cut: bool,
+    engine: Option<&Engine>,
+    rows: &[Row],
+) -> Vec<Vec<u32>> {
+    let mut m = Machine::new(tiny, s, team);
+    m.cut = cut;
+    match engine {
+        Some(e) => m.run(e, rows),
+        None => m.run(&Engine::best(&m.program.clone()), rows),
+    }
+    (0..rows.len()).map(|i| m.outcome(&tiny.model, i, rows.len())).collect()
+}
+
+#[test]
+fn schedules_teams_and_cuts_give_the_same_bits() {
+    for (widths, types) in [(SQUARE, MIXED), (ODD, [DType::Q4_1; 8])] {
+        let tiny = Tiny::new(Family::Qwen2, 2, widths, types);
+        let expected = outcomes(&tiny, &schedule(), 1, false, None, &rows());
+        for prologue in [Prologue::Fused, Prologue::Split] {
+            for (row_block, attend_rows, team, cut) in
+                [(8, 4, 3, true), (4, 8, 1, false), (2, 1, 2, true), (1, 2, 3, false), (8, 4, 2, false)]
+            {
+                let s =
+                    ModelSchedule { row_block, attend_rows, prologue, interleave: cut, prefetch: 512, ..schedule() };
+                let got = outcomes(&tiny, &s, team, cut, None, &rows());
+                assert_eq!(expected, got, "{s:?}, team {team}, cut {cut}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_alone_equals_the_row_in_a_batch() {
+    for (widths, types) in [(SQUARE, MIXED), (SQUARE, [DType::Q6_K; 8]), (ODD, [DType::Q4_1; 8])] {
+        let tiny = Tiny::new(Family::Llama, 2, widths, types);
+        let rows = rows();
+        let batch = {
+            let mut m = Machine::new(&tiny, &schedule(), 2);
+            m.run(&Engine::best(&m.program.clone()), &rows);
+            m
+        };
+        // Rows alone, in order, over one cache: each sees what the batch's rows before it wrote.
+        let mut alone = Machine::new(&tiny, &schedule(), 2);
+        let engine = Engine::best(&alone.program);
+        let hidden = tiny.model.hidden as usize * 4;
+        let start = alone.buffers[&ir::program::Buf::Hidden].clone();
+        for (i, row) in rows.iter().enumerate() {
+            let h = alone.buffers.get_mut(&ir::program::Buf::Hidden).expect("a residual stream");
+            h[..hidden].copy_from_slice(&start[i * hidden..(i + 1) * hidden]);
+            alone.run(&engine, std::slice::from_ref(row));
+            assert_eq!(batch.outcome(&tiny.model, i, rows.len()), alone.outcome(&tiny.model, 0, 1), "row {i}");
+        }
+        assert!(batch.kv == alone.kv, "caches differ");
+    }
+}
+
+#[test]
+fn back_ends_give_the_same_bits() {
+    for types in [MIXED, [DType::Q4_1; 8]] {
+        let tiny = Tiny::new(Family::Qwen2, 1, SQUARE, types);
+        let rows = rows();
+        let program = Machine::new(&tiny, &schedule(), 1).program;
+        let expected = outcomes(&tiny, &schedule(), 2, true, Some(&Engine::Interp), &rows);
+        for (name, engine) in Engine::all(&program) {
+            assert_eq!(expected, outcomes(&tiny, &schedule(), 2, true, Some(&engine), &rows), "{name}");
+        }
+    }
+}

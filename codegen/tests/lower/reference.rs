@@ -1,0 +1,316 @@
+//! What each kernel must leave, in f64 from what it actually read. Activations are read back from the records as they
+//! were rounded, so that tolerances are those of f32 sums.
+
+use crate::machine::{Machine, Row, Tiny, page_of};
+use crate::weights::Matrix;
+use half::f16;
+use ir::program::{Buf, Launch, PAGE, STAT_BLOCK};
+use ir::schedule::Numerics;
+use ir::tensor::{DType, Scales};
+
+/// The layout of an activation record, as its description says.
+struct Record {
+    k: usize,
+    int8: bool,
+    fields: usize,
+    float: bool,
+}
+
+impl Record {
+    fn new(k: usize, readers: &[DType], numerics: Numerics) -> Self {
+        let quantised: Vec<_> =
+            readers.iter().filter_map(|t| t.tile()).filter(|_| numerics == Numerics::Int8).collect();
+        let sum = quantised.iter().any(|f| matches!(f.scales, Scales::F16Min | Scales::SuperMin));
+        let halves = quantised.iter().any(|f| f.scales == Scales::Super16);
+        let mut zeros: Vec<i32> = quantised.iter().filter(|f| f.scales == Scales::F16).map(|f| f.zero_point).collect();
+        zeros.sort_unstable();
+        zeros.dedup();
+        let fields = 1 + usize::from(sum) + zeros.len() + 2 * usize::from(halves);
+        Self { k, int8: !quantised.is_empty(), fields, float: quantised.len() < readers.len() }
+    }
+
+    fn floats_at(&self) -> usize {
+        if self.int8 { (self.k / 32 * (32 + 4 * self.fields)).next_multiple_of(64) } else { 0 }
+    }
+
+    fn stride(&self) -> usize {
+        let bytes = (self.floats_at() + if self.float { 4 * self.k } else { 0 }).next_multiple_of(64);
+        if bytes / 64 % 2 == 0 { bytes + 64 } else { bytes }
+    }
+
+    /// The activations that a matrix of this type reads, and the step they were rounded to.
+    fn row(&self, bytes: &[u8], row: usize, reader: DType, numerics: Numerics) -> (Vec<f64>, Vec<f64>) {
+        let row = &bytes[row * self.stride()..];
+        let f = |at: usize| f64::from(f32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]));
+        if reader.tile().is_none() || numerics == Numerics::F32 {
+            let x = (0..self.k).map(|i| f(self.floats_at() + 4 * i)).collect();
+            return (x, vec![0.0; self.k]);
+        }
+        let block = 32 + 4 * self.fields;
+        let d = |i: usize| f(i / 32 * block + 32);
+        let x = (0..self.k).map(|i| f64::from(row[i / 32 * block + i % 32] as i8) * d(i)).collect();
+        (x, (0..self.k).map(d).collect())
+    }
+}
+
+/// `got` equals `want` within `tolerance · size`.
+fn near(what: &str, got: f64, want: f64, size: f64, tolerance: f64) {
+    let slack = tolerance * size + 1e-30;
+    assert!((got - want).abs() <= slack, "{what}: {got} is not {want} within {slack}");
+}
+
+/// A row times a matrix: the product and the sum of magnitudes.
+fn times(m: &Matrix, row: usize, x: &[f64]) -> (f64, f64) {
+    m.row(row).iter().zip(x).fold((0.0, 0.0), |(s, a), (w, x)| (s + w * x, a + (w * x).abs()))
+}
+
+/// Tolerance of f32 sums of a few hundred products, relative to the sum of magnitudes.
+const SUM: f64 = 3e-6;
+
+/// Runs a step launch by launch and checks every buffer.
+pub(crate) struct Checker<'a> {
+    pub(crate) tiny: &'a Tiny,
+    pub(crate) numerics: Numerics,
+    pub(crate) rows: &'a [Row],
+}
+
+impl Checker<'_> {
+    /// Checks what `launch` turned `before` into.
+    pub(crate) fn check(&self, launch: &Launch, before: &Machine, after: &Machine) {
+        let name = after.program.kernels[launch.kernel as usize].name.clone();
+        let layer = before
+            .program
+            .forward
+            .iter()
+            .position(|l| l == launch)
+            .map_or(0, |i| i * self.tiny.model.layers as usize / before.program.forward.len());
+        match name.split('.').next().expect("a name has a stem") {
+            "qkv" => self.qkv(layer, before, after),
+            "attend" | "norm" | "fold" | "head_norm" => (),
+            "out" => self.out(layer, before, after),
+            "gate_up" => self.gate_up(layer, before, after),
+            "down" => self.down(layer, before, after),
+            "head" => self.head(before, after),
+            other => panic!("no check for kernel {other}"),
+        }
+    }
+
+    fn matrix(&self, layer: usize, name: &str) -> &Matrix {
+        &self.tiny.matrices[&format!("blk.{layer}.{name}.weight")]
+    }
+
+    /// Normed rows of a record, checked against the norm of the residual stream, for each reader.
+    fn normed(&self, gain: &str, source: usize, record: &Record, at: usize, reader: DType, m: &Machine) -> Vec<f64> {
+        let hidden = self.tiny.model.hidden as usize;
+        let h: Vec<f64> = m.floats(Buf::Hidden, source * hidden, hidden).into_iter().map(f64::from).collect();
+        let mean = h.iter().map(|x| x * x).sum::<f64>() / hidden as f64;
+        let scale = 1.0 / (mean + f64::from(self.tiny.model.rms_eps)).sqrt();
+        let gains = &self.tiny.vectors[gain];
+        let want: Vec<f64> = h.iter().zip(gains).map(|(x, g)| x * scale * f64::from(*g)).collect();
+        let (x, step) = record.row(&m.buffers[&Buf::Scratch], at, reader, self.numerics);
+        self.rounded("norm", &x, &step, &want, 0.0);
+        x
+    }
+
+    /// `x` is `want`, a sum of terms of size `terms`, rounded to a grid of `step`, whose size is right.
+    fn rounded(&self, what: &str, x: &[f64], step: &[f64], want: &[f64], terms: f64) {
+        for i in 0..x.len() {
+            near(what, x[i], want[i], step[i] * 0.501 + SUM * (want[i].abs() + terms), 1.0);
+            if step[i] > 0.0 {
+                let most = want[i / 32 * 32..][..32].iter().fold(0.0f64, |m, v| m.max(v.abs()));
+                near("step", step[i], most / 127.0, most / 127.0, 1e-5);
+            }
+        }
+    }
+
+    fn qkv(&self, layer: usize, before: &Machine, after: &Machine) {
+        let m = &self.tiny.model;
+        let (d, hidden) = (m.head_dim as usize, m.hidden as usize);
+        let parts = ["attn_q", "attn_k", "attn_v"].map(|n| self.matrix(layer, n));
+        let record = Record::new(hidden, &parts.map(|p| p.dtype), self.numerics);
+        let pairs = m.family.mechanisms().rope_pairs;
+        for (i, row) in self.rows.iter().enumerate() {
+            for (part, name) in parts.iter().zip(["attn_q", "attn_k", "attn_v"]) {
+                let gain = format!("blk.{layer}.attn_norm.weight");
+                let x = self.normed(&gain, i, &record, i, part.dtype, after);
+                let bias = self.tiny.vectors.get(&format!("blk.{layer}.{name}.bias"));
+                let (y, size): (Vec<f64>, Vec<f64>) = (0..part.n)
+                    .map(|n| {
+                        let (y, size) = times(part, n, &x);
+                        let b = bias.map_or(0.0, |b| f64::from(b[n]));
+                        (y + b, size + b.abs())
+                    })
+                    .unzip();
+                for head in 0..part.n / d {
+                    for j in 0..d {
+                        let (want, size) = if name == "attn_v" {
+                            (y[head * d + j], size[head * d + j])
+                        } else {
+                            // Dimension j of the resident order is the first or second of a pair of the file.
+                            let p = j % (d / 2);
+                            let (a, b) = if pairs { (2 * p, 2 * p + 1) } else { (p, p + d / 2) };
+                            let (ya, yb) = (y[head * d + a], y[head * d + b]);
+                            let angle = row.position as f64 * f64::from(m.rope_base).powf(-(p as f64) / (d / 2) as f64);
+                            let (sin, cos) = angle.sin_cos();
+                            let v = if j < d / 2 { ya * cos - yb * sin } else { yb * cos + ya * sin };
+                            (v, size[head * d + a] + size[head * d + b])
+                        };
+                        let slot = page_of(row.sequence, row.position / PAGE) * m.kv_heads as usize + head;
+                        let s = row.position % PAGE;
+                        let half = |values: usize, at: usize| {
+                            let b = &after.kv[layer][values][2 * at..];
+                            f16::from_le_bytes([b[0], b[1]]).to_f64()
+                        };
+                        match name {
+                            "attn_q" => {
+                                let at = (i * m.heads as usize + head) * d + j;
+                                let got = f64::from(after.floats(Buf::Query, at, 1)[0]);
+                                near("query", got, want / (d as f64).sqrt(), size, SUM);
+                            }
+                            "attn_k" => near("key", half(0, (slot * d + j) * PAGE + s), want, size, 6e-4),
+                            _ => near("value", half(1, (slot * PAGE + s) * d + j), want, size, 6e-4),
+                        }
+                    }
+                }
+            }
+        }
+        self.untouched(layer, before, after);
+    }
+
+    /// Nothing but the step's slots changed in the cache.
+    fn untouched(&self, layer: usize, before: &Machine, after: &Machine) {
+        let m = &self.tiny.model;
+        let (d, kv) = (m.head_dim as usize, m.kv_heads as usize);
+        for values in 0..2 {
+            for at in 0..before.kv[layer][values].len() / 2 {
+                let page = at / (PAGE * d * kv);
+                let s = if values == 0 { at % PAGE } else { at / d % PAGE };
+                let written =
+                    self.rows.iter().any(|r| page_of(r.sequence, r.position / PAGE) == page && r.position % PAGE == s);
+                let same = before.kv[layer][values][2 * at..2 * at + 2] == after.kv[layer][values][2 * at..2 * at + 2];
+                assert!(same || written, "cache element {at} changed");
+            }
+        }
+    }
+
+    fn out(&self, layer: usize, before: &Machine, after: &Machine) {
+        let m = &self.tiny.model;
+        let (d, heads) = (m.head_dim as usize, m.heads as usize);
+        let w = self.matrix(layer, "attn_output");
+        let record = Record::new(heads * d, &[w.dtype], self.numerics);
+        for (i, row) in self.rows.iter().enumerate() {
+            let query = before.floats(Buf::Query, i * heads * d, heads * d);
+            let mut want = Vec::new();
+            for head in 0..heads {
+                let kv_head = head / (heads / m.kv_heads as usize);
+                want.extend(attend(&query[head * d..][..d], row, kv_head, m.kv_heads as usize, &before.kv[layer]));
+            }
+            let (x, step) = record.row(&after.buffers[&Buf::Scratch], i, w.dtype, self.numerics);
+            // A weighted mean of values between −2 and 2.
+            self.rounded("attention", &x, &step, &want, 1.0);
+            self.residual("out", w, &x, i, before, after);
+        }
+    }
+
+    fn residual(&self, what: &str, w: &Matrix, x: &[f64], row: usize, before: &Machine, after: &Machine) {
+        let old = before.floats(Buf::Hidden, row * w.n, w.n);
+        let new = after.floats(Buf::Hidden, row * w.n, w.n);
+        for n in 0..w.n {
+            let (y, size) = times(w, n, x);
+            let old = f64::from(old[n]);
+            near(what, f64::from(new[n]), old + y, size + old.abs(), SUM);
+        }
+    }
+
+    fn gate_up(&self, layer: usize, _before: &Machine, after: &Machine) {
+        let [gate, up, down] = ["ffn_gate", "ffn_up", "ffn_down"].map(|n| self.matrix(layer, n));
+        let record = Record::new(gate.k, &[gate.dtype, up.dtype], self.numerics);
+        let act = Record::new(down.k, &[down.dtype], self.numerics);
+        let gain = format!("blk.{layer}.ffn_norm.weight");
+        for i in 0..self.rows.len() {
+            let g = self.normed(&gain, i, &record, i, gate.dtype, after);
+            let u = self.normed(&gain, i, &record, i, up.dtype, after);
+            let want: Vec<f64> = (0..gate.n)
+                .map(|n| {
+                    let (g, u) = (times(gate, n, &g).0, times(up, n, &u).0);
+                    g / (1.0 + (-g).exp()) * u
+                })
+                .collect();
+            let (x, step) = act.row(&after.buffers[&Buf::Act], i, down.dtype, self.numerics);
+            for n in 0..x.len() {
+                near("activation", x[n], want[n], step[n] * 0.51 + 2e-5 * (want[n].abs() + 0.1), 1.0);
+            }
+        }
+    }
+
+    fn down(&self, layer: usize, before: &Machine, after: &Machine) {
+        let w = self.matrix(layer, "ffn_down");
+        let record = Record::new(w.k, &[w.dtype], self.numerics);
+        for i in 0..self.rows.len() {
+            let (x, _) = record.row(&before.buffers[&Buf::Act], i, w.dtype, self.numerics);
+            self.residual("down", w, &x, i, before, after);
+        }
+    }
+
+    fn head(&self, before: &Machine, after: &Machine) {
+        let w = &self.tiny.matrices["token_embd.weight"];
+        let record = Record::new(w.k, &[w.dtype], self.numerics);
+        let padded = w.n.next_multiple_of(16);
+        let blocks = padded.div_ceil(STAT_BLOCK);
+        for i in 0..self.rows.len() {
+            let source = self.rows.len() - 1 - i;
+            let x = self.normed("output_norm.weight", source, &record, i, w.dtype, after);
+            let logits = after.floats(Buf::Logits, i * padded, padded);
+            for (n, got) in logits.iter().enumerate() {
+                if n >= w.n {
+                    assert_eq!(*got, f32::NEG_INFINITY);
+                    continue;
+                }
+                let (y, size) = times(w, n, &x);
+                near("logit", f64::from(*got), y, size, SUM);
+            }
+            for (block, x) in logits[..w.n].chunks(STAT_BLOCK).enumerate() {
+                let stats = after.floats(Buf::Stats, (i * blocks + block) * 4, 4);
+                let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let first = x.iter().position(|v| *v == most).expect("a maximum") + block * STAT_BLOCK;
+                let e = |v: &f32| (f64::from(*v) - f64::from(most)).exp();
+                let sum: f64 = x.iter().map(e).sum();
+                let weighted: f64 = x.iter().map(|v| f64::from(*v) * e(v)).sum();
+                let size: f64 = x.iter().map(|v| f64::from(*v).abs() * e(v)).sum();
+                assert_eq!((stats[0], stats[3].to_bits()), (most, first as u32));
+                near("sum of exponentials", f64::from(stats[1]), sum, sum, 1e-5);
+                near("weighted sum", f64::from(stats[2]), weighted, size, 1e-5);
+            }
+        }
+        assert_eq!(before.buffers[&Buf::Hidden], after.buffers[&Buf::Hidden]);
+    }
+}
+
+/// Attention of one scaled query over the row's keys.
+fn attend(query: &[f32], row: &Row, head: usize, heads: usize, kv: &[Vec<u8>; 2]) -> Vec<f64> {
+    let d = query.len();
+    let half = |values: usize, at: usize| f16::from_le_bytes([kv[values][2 * at], kv[values][2 * at + 1]]).to_f64();
+    let place = |p: usize| (page_of(row.sequence, p / PAGE) * heads + head, p % PAGE);
+    let scores: Vec<f64> = (0..=row.position)
+        .map(|p| {
+            let (page, s) = place(p);
+            (0..d).map(|j| f64::from(query[j]) * half(0, (page * d + j) * PAGE + s)).sum()
+        })
+        .collect();
+    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    (0..d)
+        .map(|j| {
+            let sum: f64 = weights
+                .iter()
+                .enumerate()
+                .map(|(p, w)| {
+                    let (page, s) = place(p);
+                    w * half(1, (page * PAGE + s) * d + j)
+                })
+                .sum();
+            sum / total
+        })
+        .collect()
+}
