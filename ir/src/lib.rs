@@ -19,5 +19,7 @@ pub mod program;
 pub mod rule;
 pub mod schedule;
 pub mod strategy;
+pub mod strategy_check;
+pub mod strategy_text;
 pub mod target;
 pub mod tensor;
