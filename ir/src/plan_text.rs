@@ -143,7 +143,7 @@ impl Display for Plan {
         for d in &self.decisions {
             write!(f, "decided {d}")?;
         }
-        Ok(())
+        write!(f, "{}", self.strategy)
     }
 }
 
