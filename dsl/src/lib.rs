@@ -5,6 +5,8 @@
 //! out as [`ir::diagnostic::Diagnostic`] values.
 
 pub mod ast;
+pub mod format;
 pub mod parse;
 
+pub use format::format;
 pub use parse::parse;

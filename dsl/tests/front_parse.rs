@@ -91,9 +91,13 @@ fn operators_bind_as_the_grammar_says() {
 
 #[test]
 fn quantities_keep_digits_and_unit() {
-    for (text, digits, unit) in
-        [("4ktok", "4", "ktok"), ("0.02usd", "0.02", "usd"), ("1%", "1", "%"), ("1_000", "1_000", ""), ("12GiB", "12", "GiB")]
-    {
+    for (text, digits, unit) in [
+        ("4ktok", "4", "ktok"),
+        ("0.02usd", "0.02", "usd"),
+        ("1%", "1", "%"),
+        ("1_000", "1_000", ""),
+        ("12GiB", "12", "GiB"),
+    ] {
         let ExprKind::Literal(Literal::Quantity(q)) = value(text).kind else { panic!("{text}") };
         assert_eq!((q.digits.as_str(), q.unit.as_str()), (digits, unit));
     }
@@ -110,7 +114,9 @@ fn contextual_words_are_names() {
 
 #[test]
 fn generic_types_may_end_in_greater_equal() {
-    clean("const x: Vote<Vote<Text>>= y; const z: [Sample<Text>; 4]? = none; fn f(g: fn(Int, Text) -> Bool) -> (A, B) { a }");
+    clean(
+        "const x: Vote<Vote<Text>>= y; const z: [Sample<Text>; 4]? = none; fn f(g: fn(Int, Text) -> Bool) -> (A, B) { a }",
+    );
 }
 
 fn text_of(literal: &str) -> String {
@@ -200,6 +206,8 @@ fn several_errors_are_reported_in_one_run() {
 fn each_mistake_has_its_code_and_caret() {
     let block = |text: &str| format!("fn f() -> A {{\n{text}\n}}\n");
     let cases: &[(&str, &[(&str, &str)])] = &[
+        ("let x = \"abc;\nlet y = 1;", &[("E0104", "\"abc")]),
+        ("let x = \"abc\\\nlet y = 1;", &[("E0104", "\"abc\\"), ("E0111", "")]),
         ("let x = \"abc\nlet y = 1;", &[("E0104", "\"abc"), ("E0111", "")]),
         ("let x = \"a\\qb\";", &[("E0105", "\\q")]),
         ("let x = \"\\u{110000}\";", &[("E0105", "\\u{110000}")]),
@@ -215,6 +223,7 @@ fn each_mistake_has_its_code_and_caret() {
         ("let x = a < b < c;", &[("E0113", "<")]),
         ("let fn = 3;", &[("E0114", "fn")]),
         ("let x = \"${a\";\nlet y = 1;", &[("E0115", "${")]),
+        ("let x = f(\"a ${b, 1);\nlet y = 1;", &[("E0115", "${"), ("E0109", ";")]),
         ("let x = \"${}\";", &[("E0115", "}")]),
         ("let x = if a { 1 } else { 2 } ?? 3;", &[("E0116", "??")]),
         ("let x = 1 + match a { b => 2 };", &[("E0116", "match")]),
@@ -236,10 +245,10 @@ fn each_mistake_has_its_code_and_caret() {
     }
     assert_eq!(errors("fn f() -> A {\n let x = 1;\nfn g() -> A { 1 }"), [("E0109", "fn".to_owned())]);
     assert_eq!(errors("fn f() -> A { 1 } }\nfn g() -> A { 1 }"), [("E0120", "}".to_owned())]);
-    assert_eq!(errors("strategy s() -> A within { tokens: 1tok } within { calls: 1 } { 1 }"), [(
-        "E0117",
-        "within".to_owned()
-    )]);
+    assert_eq!(
+        errors("strategy s() -> A within { tokens: 1tok } within { calls: 1 } { 1 }"),
+        [("E0117", "within".to_owned())]
+    );
     assert_eq!(errors("prompt p() { sytem \"a\" user \"b\" }"), [("E0100", "sytem".to_owned())]);
     assert_eq!(errors("let x = 3;\nmodel base : Generator;"), [("E0110", "let".to_owned())]);
 }
@@ -276,41 +285,46 @@ fn survives(source: String, expected: &str) {
 #[test]
 fn hostile_sources_are_refused_quickly() {
     let inside = |text: String| format!("fn f() -> A {{ {text} }}");
-    let many = 1 << 20;
+    let many = 1 << 17;
     survives("(".repeat(64 << 20), "E0101");
-    survives("(".repeat(4 << 20), "E0110");
-    for open in ["(", "[", "f(", "a[", "-", "not ", "|x| ", "if a { ", "return ", "match a { b => ", "\"${", "for x in a { "] {
+    survives("(".repeat(1 << 20), "E0110");
+    for open in ["(", "[", "f(", "a[", "-", "not ", "|x| ", "if a { ", "return ", "match a { b => ", "for x in a { "] {
         survives(inside(open.repeat(many / open.len())), "E0108");
     }
+    survives(inside("\"${".repeat(many / 4)), "E0115");
+    survives(inside(format!("{}a{}", "\"${".repeat(many / 8), "}\"".repeat(many / 8))), "E0108");
+    survives(inside("\"\"\"${".repeat(many / 8)), "E0115");
+    survives(inside("\"\"\"".to_owned()), "E0104");
     survives(inside("par { a: ".repeat(1000)), "E0108");
     survives(inside("a on { token(d) => ".repeat(1000)), "E0108");
-    survives(inside(format!("a{}", " + a".repeat(many / 4))), "E0108");
-    survives(inside(format!("a{}", ".a".repeat(many))), "E0108");
-    survives(inside(format!("a{}", "()".repeat(many))), "E0108");
-    survives(inside(format!("a{}", " ?? a".repeat(many / 4))), "E0108");
+    survives(inside(format!("a{}", " + a".repeat(many / 5))), "E0108");
+    survives(inside(format!("a{}", ".a".repeat(many - 30))), "E0108");
+    survives(inside(format!("a{}", "()".repeat(many - 30))), "E0108");
+    survives(inside(format!("a{}", " ?? a".repeat(many / 6))), "E0108");
     survives(format!("const x: {}", "[".repeat(many)), "E0108");
-    survives(format!("const x: {}", "fn(".repeat(many)), "E0108");
-    survives(format!("const x: {}", "A<".repeat(many)), "E0108");
-    survives(format!("use {};", "a::".repeat(many)), "E0108");
+    survives(format!("const x: {}", "fn(".repeat(many / 2)), "E0108");
+    survives(format!("const x: {}", "A<".repeat(many - 30)), "E0108");
+    survives(format!("use {};", "a::".repeat(many / 2)), "E0108");
     survives(inside(format!("let {} = 1;", "(a, ".repeat(many / 4))), "E0108");
     survives(inside("a".repeat(1_000_000)), "E0107");
-    survives(inside("1".repeat(4_000_000)), "E0106");
+    survives(inside("1".repeat(1_000_000)), "E0106");
     survives(inside("1e999999".to_owned()), "E0106");
     survives("\0".repeat(many), "E0102");
-    survives("\u{202e}".repeat(many), "E0103");
+    survives("\u{202e}".repeat(many / 2), "E0103");
     survives("}".repeat(many), "E0120");
+    survives("1".repeat(10_000_000), "E0101");
     survives("\"".repeat(many + 1), "E0110");
-    survives(inside("/*\n".repeat(many)), "E0112");
-    survives(inside("' ".repeat(many)), "E0112");
-    survives(inside("@ ".repeat(many)), "E0102");
-    survives(inside("; ".repeat(many)), "E0100");
-    survives(inside("x, ".repeat(many)), "E0100");
+    survives(inside("/*\n".repeat(many / 2)), "E0112");
+    survives(inside("' ".repeat(many - 30)), "E0112");
+    survives(inside("@ ".repeat(many - 30)), "E0102");
+    survives(inside("; ".repeat(many - 30)), "E0100");
+    survives(inside("x, ".repeat(many / 2)), "E0100");
     survives(inside("f(a b), ".repeat(many / 8)), "E0100");
     survives("strategy ".repeat(many / 8), "E0114");
     survives("model m : ".repeat(many / 8), "E0114");
     survives("prompt p() { user ".repeat(many / 16), "E0100");
-    survives(" ".repeat(4 << 20), "");
-    survives("// x\n".repeat(many / 2), "");
+    survives(" ".repeat(1 << 20), "");
+    survives("// x\n".repeat(many / 4), "");
 }
 
 #[test]

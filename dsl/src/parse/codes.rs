@@ -38,7 +38,7 @@ pub const SYNTAX_CODES: &[(Code, &str, &str)] = &[
     (
         SIZE,
         "the file is too large",
-        "A source file may have at most 4 MiB. Prompts and documents belong in parameters, not in the program: pass \
+        "A source file may have at most 1 MiB. Prompts and documents belong in parameters, not in the program: pass \
          them as `Text` and interpolate them with `${…}`.",
     ),
     (
@@ -75,7 +75,11 @@ pub const SYNTAX_CODES: &[(Code, &str, &str)] = &[
          glued to it: `12`, `1_000`, `0.5`, `4ktok`, `900ms`, `0.02usd`, `12GiB`, `1%`. There are no exponents, no \
          hexadecimal numbers, and a fraction has a digit before and after its point.",
     ),
-    (NAME, "a name is too long", "A name has at most 255 characters."),
+    (
+        NAME,
+        "a name is too long",
+        "A name has at most 255 characters. Text belongs in strings: between `\"` and `\"`, or three quotes on each side.",
+    ),
     (
         DEPTH,
         "the program is nested too deeply",

@@ -6,10 +6,8 @@
 use ir::diagnostic::{Diagnostic, Span};
 
 use super::lex::Tok;
-use super::{Bail, Parsed, Parser, Resume, broken_expr, codes, text};
-use crate::ast::{
-    Arg, BinOp, Expr, ExprKind, Literal, Name, Quantity, Rule, RuleLevel, Template, TemplatePart, UnOp,
-};
+use super::{Bail, Parsed, Parser, Resume, Token, broken_expr, codes, make, text};
+use crate::ast::{Arg, BinOp, Expr, ExprKind, Literal, Name, Quantity, Rule, RuleLevel, Template, TemplatePart, UnOp};
 
 const LEVEL_OR: u8 = 1;
 const LEVEL_NOT: u8 = 3;
@@ -20,7 +18,7 @@ const LEVEL_PROD: u8 = 7;
 
 impl Parser<'_> {
     /// `expr = simple | blocklike`
-    pub(super) fn expr(&mut self) -> Parsed<Expr> {
+    pub(super) fn expr(&mut self) -> Parsed<Box<Expr>> {
         if self.at_blocklike() {
             let expr = self.blocklike()?;
             self.no_operator_after_block();
@@ -30,7 +28,7 @@ impl Parser<'_> {
     }
 
     /// `simple = lambda | jump | coalesce`
-    pub(super) fn simple(&mut self) -> Parsed<Expr> {
+    pub(super) fn simple(&mut self) -> Parsed<Box<Expr>> {
         match self.kind() {
             Tok::Bar => self.nested(Self::lambda),
             Tok::Word if matches!(self.word(), "return" | "break" | "fail") => self.nested(Self::jump),
@@ -39,16 +37,16 @@ impl Parser<'_> {
     }
 
     /// An expression, or a block: the body of a lambda or of an arm.
-    pub(super) fn expr_or_block(&mut self) -> Parsed<Expr> {
+    pub(super) fn expr_or_block(&mut self) -> Parsed<Box<Expr>> {
         if !self.at(Tok::BraceOpen) {
             return self.expr();
         }
         let start = self.token().start;
-        let block = self.block("here")?;
-        Ok(Expr { kind: ExprKind::Block(block), span: self.since(start) })
+        let block = self.block("a block here")?;
+        Ok(make(ExprKind::Block(block), self.since(start)))
     }
 
-    fn lambda(&mut self) -> Parsed<Expr> {
+    fn lambda(&mut self) -> Parsed<Box<Expr>> {
         let start = self.bump().start;
         let mut names = vec![self.name("the name of a lambda's parameter")?];
         while self.eat(Tok::Comma) {
@@ -56,20 +54,20 @@ impl Parser<'_> {
         }
         self.expect(Tok::Bar, "`|`")?;
         let body = self.expr_or_block()?;
-        Ok(Expr { kind: ExprKind::Lambda(names, Box::new(body)), span: self.since(start) })
+        Ok(make(ExprKind::Lambda(names, body), self.since(start)))
     }
 
-    fn jump(&mut self) -> Parsed<Expr> {
+    fn jump(&mut self) -> Parsed<Box<Expr>> {
         let start = self.token().start;
         let word = self.word();
         self.bump();
-        let value = if self.ends_expr() { None } else { Some(Box::new(self.expr()?)) };
+        let value = if self.ends_expr() { None } else { Some(self.expr()?) };
         let kind = match word {
             "return" => ExprKind::Return(value),
             "break" => ExprKind::Break(value),
             _ => ExprKind::Fail(value),
         };
-        Ok(Expr { kind, span: self.since(start) })
+        Ok(make(kind, self.since(start)))
     }
 
     fn ends_expr(&self) -> bool {
@@ -77,15 +75,15 @@ impl Parser<'_> {
     }
 
     /// `or [ "??" ( or | "fail" or ) ]`; a chain of `??` groups to the right.
-    fn coalesce(&mut self) -> Parsed<Expr> {
+    fn coalesce(&mut self) -> Parsed<Box<Expr>> {
         let left = self.binary(LEVEL_OR)?;
         if !self.eat(Tok::Coalesce) {
             return Ok(left);
         }
         let start = self.token().start;
         let right = if self.eat_word("fail") {
-            let value = if self.ends_expr() { None } else { Some(Box::new(self.nested(|p| p.binary(LEVEL_OR))?)) };
-            Expr { kind: ExprKind::Fail(value), span: self.since(start) }
+            let value = if self.ends_expr() { None } else { Some(self.nested(|p| p.binary(LEVEL_OR))?) };
+            make(ExprKind::Fail(value), self.since(start))
         } else if matches!(self.word(), "return" | "break") {
             let (span, word) = (self.here(), self.word());
             let message = format!("`{word}` cannot follow `??`");
@@ -95,19 +93,18 @@ impl Parser<'_> {
             self.nested(Self::coalesce)?
         };
         self.link()?;
-        let span = Span { file: self.file, start: left.span.start, end: right.span.end };
-        Ok(Expr { kind: ExprKind::Binary(BinOp::Coalesce, Box::new(left), Box::new(right)), span })
+        Ok(binary_node(BinOp::Coalesce, left, right))
     }
 
     /// Operators that bind at least as tightly as `level`.
-    fn binary(&mut self, level: u8) -> Parsed<Expr> {
+    fn binary(&mut self, level: u8) -> Parsed<Box<Expr>> {
         let outer = std::mem::replace(&mut self.height, 0);
         let result = self.binary_chain(level);
         self.height = self.height.max(outer);
         result
     }
 
-    fn binary_chain(&mut self, level: u8) -> Parsed<Expr> {
+    fn binary_chain(&mut self, level: u8) -> Parsed<Box<Expr>> {
         let mut left = self.prefix(level)?;
         let mut last = None;
         while let Some((op, op_level)) = self.operator().filter(|(_, l)| *l >= level) {
@@ -119,8 +116,7 @@ impl Parser<'_> {
             let right = self.nested(|p| p.binary(op_level + 1))?;
             self.link()?;
             last = Some(op_level);
-            let span = Span { file: self.file, start: left.span.start, end: right.span.end };
-            left = Expr { kind: ExprKind::Binary(op, Box::new(left), Box::new(right)), span };
+            left = binary_node(op, left, right);
         }
         Ok(left)
     }
@@ -160,7 +156,7 @@ impl Parser<'_> {
         })
     }
 
-    fn prefix(&mut self, level: u8) -> Parsed<Expr> {
+    fn prefix(&mut self, level: u8) -> Parsed<Box<Expr>> {
         let start = self.token().start;
         if self.at(Tok::Bang) || self.at_word("not") {
             if level > LEVEL_NOT && !self.at(Tok::Bang) {
@@ -170,47 +166,64 @@ impl Parser<'_> {
             }
             self.bump();
             let value = self.nested(|p| p.binary(LEVEL_NOT))?;
-            return Ok(Expr { kind: ExprKind::Unary(UnOp::Not, Box::new(value)), span: self.since(start) });
+            return Ok(unary_node(UnOp::Not, value, self.since(start)));
         }
         if self.eat(Tok::Minus) {
             let value = self.nested(|p| p.prefix(u8::MAX))?;
-            return Ok(Expr { kind: ExprKind::Unary(UnOp::Neg, Box::new(value)), span: self.since(start) });
+            return Ok(unary_node(UnOp::Neg, value, self.since(start)));
         }
         self.postfix()
     }
 
     /// `primary { "(" args ")" | "[" expr "]" | "." NAME | "on" "{" rule { rule } "}" }`
-    pub(super) fn postfix(&mut self) -> Parsed<Expr> {
+    pub(super) fn postfix(&mut self) -> Parsed<Box<Expr>> {
         let outer = std::mem::replace(&mut self.height, 0);
         let result = self.postfix_chain();
         self.height = self.height.max(outer);
         result
     }
 
-    fn postfix_chain(&mut self) -> Parsed<Expr> {
+    fn postfix_chain(&mut self) -> Parsed<Box<Expr>> {
         let mut expr = self.primary()?;
         loop {
-            let start = expr.span.start;
-            let kind = match self.kind() {
-                Tok::ParenOpen => ExprKind::Call(Box::new(expr), self.args()?),
-                Tok::BracketOpen => {
-                    let open = self.bump();
-                    let index = self.nested(Self::expr)?;
-                    if !self.eat(Tok::BracketClose) {
-                        return Err(self.unclosed(open, "]"));
-                    }
-                    ExprKind::Index(Box::new(expr), Box::new(index))
-                }
-                Tok::Dot => {
-                    self.bump();
-                    ExprKind::Field(Box::new(expr), self.any_word("the name of a field")?)
-                }
-                Tok::Word if self.at_word("on") => ExprKind::On(Box::new(expr), self.rules()?),
+            expr = match self.kind() {
+                Tok::ParenOpen => self.call(expr)?,
+                Tok::BracketOpen => self.index(expr)?,
+                Tok::Dot => self.field(expr)?,
+                Tok::Word if self.at_word("on") => self.on(expr)?,
                 _ => return Ok(expr),
             };
             self.link()?;
-            expr = Expr { kind, span: self.since(start) };
         }
+    }
+
+    fn call(&mut self, callee: Box<Expr>) -> Parsed<Box<Expr>> {
+        let start = callee.span.start;
+        let args = self.args()?;
+        Ok(make(ExprKind::Call(callee, args), self.since(start)))
+    }
+
+    fn index(&mut self, list: Box<Expr>) -> Parsed<Box<Expr>> {
+        let start = list.span.start;
+        let open = self.bump();
+        let index = self.nested(Self::expr)?;
+        if !self.eat(Tok::BracketClose) {
+            return Err(self.unclosed(open, "]"));
+        }
+        Ok(make(ExprKind::Index(list, index), self.since(start)))
+    }
+
+    fn field(&mut self, record: Box<Expr>) -> Parsed<Box<Expr>> {
+        let start = record.span.start;
+        self.bump();
+        let name = self.any_word("the name of a field")?;
+        Ok(make(ExprKind::Field(record, name), self.since(start)))
+    }
+
+    fn on(&mut self, sampled: Box<Expr>) -> Parsed<Box<Expr>> {
+        let start = sampled.span.start;
+        let rules = self.rules()?;
+        Ok(make(ExprKind::On(sampled, rules), self.since(start)))
     }
 
     fn args(&mut self) -> Parsed<Vec<Arg>> {
@@ -230,24 +243,19 @@ impl Parser<'_> {
         } else {
             None
         };
-        Ok(Arg { name, value: self.expr()? })
+        Ok(Arg { name, value: *self.expr()? })
     }
 
-    fn primary(&mut self) -> Parsed<Expr> {
+    fn primary(&mut self) -> Parsed<Box<Expr>> {
         let token = self.token();
         let span = self.span_of(token);
         match token.kind {
             Tok::Quantity => {
                 let quantity = self.quantity();
-                Ok(Expr { kind: ExprKind::Literal(Literal::Quantity(quantity)), span })
+                Ok(make(ExprKind::Literal(Literal::Quantity(quantity)), span))
             }
             Tok::TextOpen | Tok::RawOpen => self.string(),
-            Tok::BracketOpen => {
-                let open = self.bump();
-                let close = (Tok::BracketClose, "]");
-                let items = self.nested(|p| p.list(open, close, Self::expr, |s| Some(broken_expr(s))))?;
-                Ok(Expr { kind: ExprKind::List(items), span: self.since(token.start) })
-            }
+            Tok::BracketOpen => self.nested(Self::brackets),
             Tok::ParenOpen => self.nested(Self::parens),
             Tok::BraceOpen => Err(self.refuse_brace()),
             Tok::Word => self.word_expr(),
@@ -255,7 +263,7 @@ impl Parser<'_> {
         }
     }
 
-    fn word_expr(&mut self) -> Parsed<Expr> {
+    fn word_expr(&mut self) -> Parsed<Box<Expr>> {
         let token = self.token();
         let span = self.span_of(token);
         let literal = match self.word() {
@@ -266,7 +274,7 @@ impl Parser<'_> {
         };
         if let Some(literal) = literal {
             self.bump();
-            return Ok(Expr { kind: ExprKind::Literal(literal), span });
+            return Ok(make(ExprKind::Literal(literal), span));
         }
         if self.at_blocklike() {
             let word = self.word();
@@ -281,22 +289,31 @@ impl Parser<'_> {
         while self.eat(Tok::PathSep) {
             path.push(self.name("part of a path")?);
         }
-        Ok(Expr { kind: ExprKind::Path(path), span: self.since(token.start) })
+        Ok(make(ExprKind::Path(path), self.since(token.start)))
     }
 
-    fn parens(&mut self) -> Parsed<Expr> {
+    fn brackets(&mut self) -> Parsed<Box<Expr>> {
+        let open = self.bump();
+        let items = self.exprs(open, (Tok::BracketClose, "]"))?;
+        Ok(make(ExprKind::List(items), self.since(open.start)))
+    }
+
+    fn parens(&mut self) -> Parsed<Box<Expr>> {
         let open = self.bump();
         if self.at(Tok::ParenClose) {
             return Err(self.unexpected("an expression"));
         }
-        let mut items = self.list(open, (Tok::ParenClose, ")"), Self::expr, |s| Some(broken_expr(s)))?;
-        let span = self.since(open.start);
+        let items = self.exprs(open, (Tok::ParenClose, ")"))?;
+        Ok(self.paren_node(items, open))
+    }
+
+    fn paren_node(&self, mut items: Vec<Expr>, open: Token) -> Box<Expr> {
         let single = if items.len() == 1 { items.pop() } else { None };
         let kind = match single {
             Some(inner) => ExprKind::Paren(Box::new(inner)),
             None => ExprKind::Tuple(items),
         };
-        Ok(Expr { kind, span })
+        make(kind, self.since(open.start))
     }
 
     /// `{` where an expression should start.
@@ -305,7 +322,8 @@ impl Parser<'_> {
         let named = self.token_at(1).kind == Tok::Word && self.token_at(2).kind == Tok::Colon;
         let quoted = self.token_at(1).kind == Tok::TextOpen;
         if named || quoted {
-            let help = "a record comes out of a model: `out: json(T)`; names with values stand after `within`, `allow`, `par`";
+            let help =
+                "a record comes out of a model: `out: json(T)`; names with values stand after `within`, `allow`, `par`";
             self.error_at(codes::RECORD, span, "a record cannot be written out", "record literal", help);
         } else {
             let help = "a bare block is the body of a lambda or of an arm; remove the braces";
@@ -324,14 +342,14 @@ impl Parser<'_> {
     // --- strings ---
 
     /// A string as an expression: a literal if it has no holes.
-    fn string(&mut self) -> Parsed<Expr> {
+    fn string(&mut self) -> Parsed<Box<Expr>> {
         let template = self.template()?;
         let span = template.span;
         let kind = match plain_text(&template) {
             Some(text) => ExprKind::Literal(Literal::Text(text)),
             None => ExprKind::Template(template),
         };
-        Ok(Expr { kind, span })
+        Ok(make(kind, span))
     }
 
     /// A string without holes.
@@ -366,8 +384,8 @@ impl Parser<'_> {
                 }
                 Tok::HoleOpen => {
                     let start = self.bump().end;
-                    let expr = self.nested(Self::hole).unwrap_or_else(|Bail| broken_expr(self.since(start)));
-                    parts.push(TemplatePart::Hole(expr));
+                    let expr = self.nested(Self::hole).unwrap_or_else(|Bail| Box::new(broken_expr(self.since(start))));
+                    parts.push(TemplatePart::Hole(*expr));
                 }
                 _ => break,
             }
@@ -383,9 +401,14 @@ impl Parser<'_> {
     }
 
     /// The expression of a hole and its closing brace.
-    fn hole(&mut self) -> Parsed<Expr> {
+    fn hole(&mut self) -> Parsed<Box<Expr>> {
         if self.at(Tok::HoleClose) {
             let span = self.here();
+            // A hole that was not closed ends with a token of no width, and is reported already.
+            if span.start == span.end {
+                self.bump();
+                return Err(Bail);
+            }
             self.error_at(codes::HOLE, span, "this hole is empty", "expected an expression", "name a value: `${q}`");
             self.bump();
             return Err(Bail);
@@ -422,6 +445,7 @@ impl Parser<'_> {
         let open = self.expect(Tok::BraceOpen, "`{` with rules after `on`")?;
         self.nested(|p| {
             let mut rules = Vec::new();
+            let mut broken = false;
             while !p.eat(Tok::BraceClose) {
                 if p.at(Tok::End) || p.at_item() {
                     return Err(p.unclosed(open, "}"));
@@ -430,6 +454,7 @@ impl Parser<'_> {
                 match p.rule() {
                     Ok(rule) => rules.push(rule),
                     Err(Bail) => {
+                        broken = true;
                         p.skip(Resume::Statement);
                         if p.pos == before {
                             return Err(Bail);
@@ -437,7 +462,7 @@ impl Parser<'_> {
                     }
                 }
             }
-            if rules.is_empty() {
+            if rules.is_empty() && !broken {
                 let span = p.since(open.start);
                 let help = "write a rule: `token(d) when d.entropy > 2.0 => branch(2);`";
                 p.error_at(codes::UNEXPECTED, span, "an `on` block needs a rule", "no rules", help);
@@ -458,7 +483,8 @@ impl Parser<'_> {
                 let found = self.describe();
                 let message = format!("expected a rule, found {found}");
                 let guess = text::did_you_mean(word, &["token", "step", "end", "set"]);
-                let help = guess.map_or_else(|| "a rule starts with `token`, `step`, `end` or `set`".into(), |(_, h)| h);
+                let help =
+                    guess.map_or_else(|| "a rule starts with `token`, `step`, `end` or `set`".into(), |(_, h)| h);
                 self.report(Diagnostic::error(codes::UNEXPECTED, level_span, message, "not a rule").help(help));
                 return Err(Bail);
             }
@@ -471,11 +497,11 @@ impl Parser<'_> {
             let span = self.since(open.start);
             self.error_at(codes::UNEXPECTED, span, "a rule binds a name", "no name", "write `(d)` after the level");
         }
-        let when = if self.eat_word("when") { Some(self.expr()?) } else { None };
+        let when = if self.eat_word("when") { Some(*self.expr()?) } else { None };
         self.expect(Tok::FatArrow, "`=>` and an action")?;
-        let mut actions = vec![self.nested(Self::postfix)?];
+        let mut actions = vec![*self.nested(Self::postfix)?];
         while self.eat(Tok::Comma) {
-            actions.push(self.nested(Self::postfix)?);
+            actions.push(*self.nested(Self::postfix)?);
         }
         if !self.eat(Tok::Semi) {
             if self.starts_line() || self.at(Tok::BraceClose) {
@@ -486,6 +512,15 @@ impl Parser<'_> {
         }
         Ok(Rule { level, level_span, vars, when, actions, span: self.since(start) })
     }
+}
+
+fn binary_node(op: BinOp, left: Box<Expr>, right: Box<Expr>) -> Box<Expr> {
+    let span = Span { end: right.span.end, ..left.span };
+    make(ExprKind::Binary(op, left, right), span)
+}
+
+fn unary_node(op: UnOp, operand: Box<Expr>, span: Span) -> Box<Expr> {
+    make(ExprKind::Unary(op, operand), span)
 }
 
 /// The text of a template without holes.

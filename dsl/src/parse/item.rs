@@ -6,7 +6,9 @@ use ir::diagnostic::{Diagnostic, Span};
 
 use super::lex::Tok;
 use super::{Bail, ITEM_WORDS, Parsed, Parser, Resume, codes, text};
-use crate::ast::{Expr, ExprKind, Item, ItemKind, Limits, Literal, Name, Param, Role, Template, Type, TypeKind, UseTree};
+use crate::ast::{
+    Expr, ExprKind, Item, ItemKind, Limits, Literal, Name, Param, Role, Template, Type, TypeKind, UseTree,
+};
 
 /// The clauses between the result and the body of a strategy or precompute.
 #[derive(Default)]
@@ -110,7 +112,7 @@ impl Parser<'_> {
             "precompute" => self.precompute_rest(),
             _ => {
                 let title = self.plain_string("the title of the test")?;
-                Ok(ItemKind::Test { title, body: self.block("with the test")? })
+                Ok(ItemKind::Test { title, body: self.block("a block with the test")? })
             }
         }
     }
@@ -200,7 +202,7 @@ impl Parser<'_> {
         if self.eat_word("needs") {
             needs = self.comma_names("a capability")?;
         }
-        let binding = if self.eat(Tok::Assign) { Some(self.expr()?) } else { None };
+        let binding = if self.eat(Tok::Assign) { Some(*self.expr()?) } else { None };
         self.end_item("`model`", ItemKind::Model { name, kind, needs, binding })
     }
 
@@ -329,7 +331,7 @@ impl Parser<'_> {
         self.expect(Tok::Colon, "`:` and a type")?;
         let ty = self.ty()?;
         self.expect(Tok::Assign, "`=` and a value")?;
-        let value = self.expr()?;
+        let value = *self.expr()?;
         self.end_item("`const`", ItemKind::Const { name, ty, value })
     }
 
@@ -338,25 +340,25 @@ impl Parser<'_> {
         self.expect(Tok::Colon, "`:` and a type")?;
         let ty = self.ty()?;
         self.expect(Tok::Assign, "`=` and a value")?;
-        let value = self.expr()?;
+        let value = *self.expr()?;
         if !self.at_word("in") {
             return Err(self.unexpected("`in` and the range that may be searched"));
         }
         self.bump();
-        let range = self.expr()?;
+        let range = *self.expr()?;
         self.end_item("`tunable`", ItemKind::Tunable { name, ty, value, range })
     }
 
     fn fn_rest(&mut self) -> Parsed<ItemKind> {
         let (name, params, result) = self.signature("a function")?;
-        let body = self.block("as the body of the function")?;
+        let body = self.block("a block as the body of the function")?;
         Ok(ItemKind::Fn { name, params, result, body })
     }
 
     fn strategy_rest(&mut self) -> Parsed<ItemKind> {
         let (name, params, result) = self.signature("a strategy")?;
         let clauses = self.clauses("strategy", &["within", "allow"])?;
-        let body = self.block("as the body of the strategy")?;
+        let body = self.block("a block as the body of the strategy")?;
         Ok(ItemKind::Strategy { name, params, result, within: clauses.within, allow: clauses.allow, body })
     }
 
@@ -364,7 +366,7 @@ impl Parser<'_> {
         let (name, params, result) = self.signature("a precompute")?;
         let Clauses { within, warm, ttl, .. } = self.clauses("precompute", &["within", "warm", "ttl"])?;
         let warm = warm.unwrap_or_default();
-        let body = self.block("as the body of the precompute")?;
+        let body = self.block("a block as the body of the precompute")?;
         Ok(ItemKind::Precompute { name, params, result, within, warm, ttl, body })
     }
 
@@ -412,8 +414,8 @@ impl Parser<'_> {
         let name = self.name("the name of a parameter")?;
         self.expect(Tok::Colon, "`:` and the type of the parameter")?;
         let ty = self.ty()?;
-        let default = if self.eat(Tok::Assign) { Some(self.expr()?) } else { None };
-        let range = if self.eat_word("in") { Some(self.expr()?) } else { None };
+        let default = if self.eat(Tok::Assign) { Some(*self.expr()?) } else { None };
+        let range = if self.eat_word("in") { Some(*self.expr()?) } else { None };
         Ok(Param { name, ty, default, range })
     }
 
@@ -449,7 +451,7 @@ impl Parser<'_> {
             Tok::BracketOpen => {
                 let open = self.bump();
                 let element = Box::new(self.ty()?);
-                let bound = if self.eat(Tok::Semi) { Some(Box::new(self.expr()?)) } else { None };
+                let bound = if self.eat(Tok::Semi) { Some(self.expr()?) } else { None };
                 if !self.eat(Tok::BracketClose) {
                     return Err(self.unclosed(open, "]"));
                 }

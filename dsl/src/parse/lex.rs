@@ -8,7 +8,7 @@ use ir::diagnostic::{Diagnostic, Span};
 use nom::branch::alt;
 use nom::bytes::complete::{is_not, tag, take_until, take_while, take_while1};
 use nom::character::complete::{anychar, char, digit1, satisfy};
-use nom::combinator::{not, opt, recognize, value};
+use nom::combinator::{map_opt, not, opt, recognize, value};
 use nom::multi::many0_count;
 use nom::sequence::{pair, preceded, terminated};
 use nom::{IResult, Parser};
@@ -216,25 +216,33 @@ impl Lexer<'_> {
     fn code(&mut self) {
         let source = self.source;
         let rest = &source[self.at..];
-        if let Ok((left, space)) = blank(rest) {
-            if space.contains('\n') && self.leave_plain_hole() {
-                return;
+        match rest.as_bytes().first() {
+            Some(b' ' | b'\t' | b'\n' | b'\r') => self.space(rest),
+            Some(b'"') => self.open_text(rest.starts_with("\"\"\"")),
+            Some(b'/') if rest.starts_with("//") => {
+                let left = line_comment(rest).map_or("", |(left, _)| left);
+                self.comment(source.len() - left.len());
             }
-            self.at = source.len() - left.len();
-            return;
+            _ => {
+                if let Ok((left, text)) = word(rest) {
+                    self.word(text, source.len() - left.len());
+                } else if let Ok((left, (digits, unit))) = quantity(rest) {
+                    self.quantity(digits, unit, source.len() - left.len());
+                } else if let Ok((left, kind)) = punctuation(rest) {
+                    self.punctuation(kind, source.len() - left.len());
+                } else {
+                    self.foreign(rest);
+                }
+            }
         }
-        if let Ok((left, _)) = line_comment(rest) {
-            self.comment(source.len() - left.len());
-        } else if let Ok((left, text)) = word(rest) {
-            self.word(text, source.len() - left.len());
-        } else if let Ok((left, (digits, unit))) = quantity(rest) {
-            self.quantity(digits, unit, source.len() - left.len());
-        } else if rest.starts_with('"') {
-            self.open_text(rest.starts_with("\"\"\""));
-        } else if let Ok((left, kind)) = punctuation(rest) {
-            self.punctuation(kind, source.len() - left.len());
+    }
+
+    fn space(&mut self, rest: &str) {
+        let (left, space) = blank(rest).unwrap_or(("", rest));
+        if space.contains('\n') && matches!(self.modes.last(), Some(Mode::Hole { raw: false, .. })) {
+            self.abandon_line();
         } else {
-            self.foreign(rest);
+            self.at = self.source.len() - left.len();
         }
     }
 
@@ -249,7 +257,8 @@ impl Lexer<'_> {
                     .help("put the comment above the string"),
             );
         } else {
-            let own_line = self.source[..start].bytes().rev().find(|b| !matches!(b, b' ' | b'\t')).is_none_or(|b| b == b'\n');
+            let own_line =
+                self.source[..start].bytes().rev().find(|b| !matches!(b, b' ' | b'\t')).is_none_or(|b| b == b'\n');
             let own_line = own_line || self.out.tokens.is_empty() && self.out.comments.is_empty();
             let doc = text.starts_with("///") && !text.starts_with("////");
             let span = self.span(start, end);
@@ -312,7 +321,7 @@ impl Lexer<'_> {
         let start = self.at;
         if raw && in_raw_hole {
             // Inside a raw string three quotes can only be meant to close it: the hole was forgotten.
-            self.pop_hole("the string ends before the hole is closed");
+            self.pop_hole();
             return;
         }
         if raw && in_hole {
@@ -469,21 +478,48 @@ impl Lexer<'_> {
         } else if left.starts_with("${") {
             self.open_hole(false);
         } else {
-            // A backslash at the end of the line belongs to the unclosed string.
-            self.at += usize::from(left.starts_with('\\'));
-            self.unterminated_plain();
+            self.abandon_line();
         }
     }
 
-    fn unterminated_plain(&mut self) {
-        if let Some(Mode::Plain(open)) = self.modes.pop() {
-            let span = self.span(open, self.at);
+    /// The line ends inside a plain string or one of its holes: the outermost of them is the mistake. What was read
+    /// since is dropped, so that it is reported once; a `;` or `,` at the end of the line is left outside.
+    fn abandon_line(&mut self) {
+        let bound = |mode: &Mode| matches!(mode, Mode::Plain(_) | Mode::Hole { raw: false, .. });
+        let base = self.modes.iter().rposition(|mode| !bound(mode)).map_or(0, |at| at + 1);
+        let Some(Mode::Plain(string)) = self.modes.get(base) else { return };
+        let string = *string;
+        let hole = match self.modes.get(base + 1) {
+            Some(Mode::Hole { open, .. }) => Some(*open),
+            _ => None,
+        };
+        let inner = hole.map_or(string + 1, |open| open + 2);
+        let line = self.source[inner..].split('\n').next().unwrap_or("").trim_end();
+        let line_end = inner + line.len();
+        let place = if line.ends_with([';', ',']) { line_end - 1 } else { line_end };
+        self.modes.truncate(base);
+        if let Some(open) = hole {
+            self.out.tokens.truncate(self.out.tokens.partition_point(|token| (token.start as usize) < open));
+            let span = self.span(open, open + 2);
+            self.report(
+                Diagnostic::error(codes::HOLE, span, "this `${` is not closed", "the line ends before its `}`")
+                    .help("close it with `}`, or write `\\${` for the characters themselves"),
+            );
+        } else {
+            let span = self.span(string, place);
             self.report(
                 Diagnostic::error(codes::STRING, span, "this string is not closed", "runs to the end of the line")
                     .help("close it with `\"`; text of several lines is written `\"\"\"…\"\"\"`"),
             );
+            let end = self.span(place, place).end;
+            match self.out.tokens.last_mut() {
+                Some(token) if token.kind == Tok::Text && token.start < end => token.end = token.end.min(end),
+                Some(token) if token.kind == Tok::Text => drop(self.out.tokens.pop()),
+                _ => {}
+            }
         }
-        self.push(Tok::TextClose, self.at);
+        self.at = place;
+        self.push(Tok::TextClose, place);
     }
 
     /// The text of `"""…"""` up to a hole or the closing quotes.
@@ -507,23 +543,13 @@ impl Lexer<'_> {
         self.push(Tok::HoleOpen, self.at + 2);
     }
 
-    /// A line break inside the hole of a plain string ends both. True if that was the case.
-    fn leave_plain_hole(&mut self) -> bool {
-        let plain = matches!(self.modes.last(), Some(Mode::Hole { raw: false, .. }));
-        if plain {
-            self.pop_hole("the line ends before the hole is closed");
-            self.modes.pop();
-            self.push(Tok::TextClose, self.at);
-        }
-        plain
-    }
-
-    fn pop_hole(&mut self, label: &str) {
+    /// The string around a raw hole ends before the hole does.
+    fn pop_hole(&mut self) {
         if let Some(Mode::Hole { open, .. }) = self.modes.pop() {
             let span = self.span(open, open + 2);
             self.report(
-                Diagnostic::error(codes::HOLE, span, "this `${` is not closed", label)
-                    .help("close it with `}`, or write `\\${` for the characters themselves"),
+                Diagnostic::error(codes::HOLE, span, "this `${` is not closed", "the string ends before its `}`")
+                    .help("close it with `}`; the characters themselves are written `${\"\\${\"}`"),
             );
         }
         self.push(Tok::HoleClose, self.at);
@@ -531,6 +557,13 @@ impl Lexer<'_> {
 
     /// At the end of the file everything open is closed; the outermost string is the one mistake.
     fn close_modes(&mut self) {
+        if matches!(self.modes.last(), Some(Mode::Plain(_) | Mode::Hole { raw: false, .. })) {
+            self.abandon_line();
+            // What follows the abandoned string is a `;` or `,` at most.
+            while self.at < self.source.len() && matches!(self.modes.last(), None | Some(Mode::Hole { .. })) {
+                self.code();
+            }
+        }
         let outermost = self.modes.first().map(|mode| match mode {
             Mode::Plain(open) | Mode::Raw(open) | Mode::Hole { open, .. } => *open,
         });
@@ -629,46 +662,58 @@ fn raw_text(input: &str) -> IResult<&str, &str> {
     .parse(input)
 }
 
+/// The longest punctuation that stands here.
 fn punctuation(input: &str) -> IResult<&str, Tok> {
+    let second = input.as_bytes().get(1);
+    if matches!(second, Some(b'.' | b'=' | b':' | b'>' | b'?' | b'&' | b'|'))
+        && let Ok(found) = long_punctuation(input)
+    {
+        return Ok(found);
+    }
+    map_opt(anychar, |c| single(c, second)).parse(input)
+}
+
+fn long_punctuation(input: &str) -> IResult<&str, Tok> {
     alt((
-        alt((
-            value(Tok::RangeInclusive, tag("..=")),
-            value(Tok::Range, tag("..")),
-            value(Tok::PathSep, tag("::")),
-            value(Tok::FatArrow, tag("=>")),
-            value(Tok::Arrow, tag("->")),
-            value(Tok::Eq, tag("==")),
-            value(Tok::Ne, tag("!=")),
-            value(Tok::Le, tag("<=")),
-            value(Tok::Ge, tag(">=")),
-            value(Tok::Coalesce, tag("??")),
-            value(Tok::AndAnd, tag("&&")),
-            value(Tok::OrOr, tag("||")),
-            value(Tok::Bang, tag("!")),
-        )),
-        alt((
-            value(Tok::ParenOpen, tag("(")),
-            value(Tok::ParenClose, tag(")")),
-            value(Tok::BraceOpen, tag("{")),
-            value(Tok::BraceClose, tag("}")),
-            value(Tok::BracketOpen, tag("[")),
-            value(Tok::BracketClose, tag("]")),
-            value(Tok::Comma, tag(",")),
-            value(Tok::Semi, tag(";")),
-            value(Tok::Colon, tag(":")),
-            value(Tok::Dot, tag(".")),
-        )),
-        alt((
-            value(Tok::Assign, tag("=")),
-            value(Tok::Lt, tag("<")),
-            value(Tok::Gt, tag(">")),
-            value(Tok::Plus, tag("+")),
-            value(Tok::Minus, tag("-")),
-            value(Tok::Star, tag("*")),
-            value(Tok::Slash, terminated(tag("/"), not(char('*')))),
-            value(Tok::Question, tag("?")),
-            value(Tok::Bar, tag("|")),
-        )),
+        value(Tok::RangeInclusive, tag("..=")),
+        value(Tok::Range, tag("..")),
+        value(Tok::PathSep, tag("::")),
+        value(Tok::FatArrow, tag("=>")),
+        value(Tok::Arrow, tag("->")),
+        value(Tok::Eq, tag("==")),
+        value(Tok::Ne, tag("!=")),
+        value(Tok::Le, tag("<=")),
+        value(Tok::Ge, tag(">=")),
+        value(Tok::Coalesce, tag("??")),
+        value(Tok::AndAnd, tag("&&")),
+        value(Tok::OrOr, tag("||")),
     ))
     .parse(input)
+}
+
+fn single(c: char, second: Option<&u8>) -> Option<Tok> {
+    Some(match c {
+        '(' => Tok::ParenOpen,
+        ')' => Tok::ParenClose,
+        '{' => Tok::BraceOpen,
+        '}' => Tok::BraceClose,
+        '[' => Tok::BracketOpen,
+        ']' => Tok::BracketClose,
+        ',' => Tok::Comma,
+        ';' => Tok::Semi,
+        ':' => Tok::Colon,
+        '.' => Tok::Dot,
+        '=' => Tok::Assign,
+        '<' => Tok::Lt,
+        '>' => Tok::Gt,
+        '+' => Tok::Plus,
+        '-' => Tok::Minus,
+        '*' => Tok::Star,
+        // `/*` is a comment of other languages.
+        '/' if second != Some(&b'*') => Tok::Slash,
+        '?' => Tok::Question,
+        '|' => Tok::Bar,
+        '!' => Tok::Bang,
+        _ => return None,
+    })
 }

@@ -21,7 +21,7 @@ use crate::ast::{Comment, Expr, ExprKind, File, Name};
 use lex::{Tok, Token};
 
 /// Longest source, in bytes.
-pub const MAX_SOURCE: usize = 4 << 20;
+pub const MAX_SOURCE: usize = 1 << 20;
 /// Deepest nesting of expressions, types and blocks; also the longest chain of operators.
 pub const MAX_DEPTH: u32 = 256;
 /// Errors after which reading stops.
@@ -29,15 +29,46 @@ pub const MAX_DIAGNOSTICS: usize = 100;
 
 /// Words that cannot be names.
 const RESERVED: &[&str] = &[
-    "and", "assert", "break", "const", "else", "enum", "fail", "false", "fn", "for", "if", "in", "let", "match", "mock",
-    "model", "none", "not", "on", "or", "par", "precompute", "prompt", "race", "return", "route", "strategy", "test",
-    "tool", "true", "tunable", "type", "use", "when", "within",
+    "and",
+    "assert",
+    "break",
+    "const",
+    "else",
+    "enum",
+    "fail",
+    "false",
+    "fn",
+    "for",
+    "if",
+    "in",
+    "let",
+    "match",
+    "mock",
+    "model",
+    "none",
+    "not",
+    "on",
+    "or",
+    "par",
+    "precompute",
+    "prompt",
+    "race",
+    "return",
+    "route",
+    "strategy",
+    "test",
+    "tool",
+    "true",
+    "tunable",
+    "type",
+    "use",
+    "when",
+    "within",
 ];
 
 /// Words that start an item.
-const ITEM_WORDS: &[&str] = &[
-    "use", "model", "tool", "type", "enum", "prompt", "const", "tunable", "fn", "strategy", "precompute", "test",
-];
+const ITEM_WORDS: &[&str] =
+    &["use", "model", "tool", "type", "enum", "prompt", "const", "tunable", "fn", "strategy", "precompute", "test"];
 
 /// Reads one file. `file` is the number that all spans carry.
 ///
@@ -266,7 +297,9 @@ impl<'s> Parser<'s> {
                 }
                 Tok::Word if self.starts_line() && self.at_item() => return,
                 // A statement on a new line at the same level.
-                Tok::Word if open == 0 && self.starts_line() && matches!(self.word(), "let" | "assert" | "mock") => return,
+                Tok::Word if open == 0 && self.starts_line() && matches!(self.word(), "let" | "assert" | "mock") => {
+                    return;
+                }
                 _ => {}
             }
             self.bump();
@@ -412,34 +445,52 @@ impl<'s> Parser<'s> {
         &mut self,
         open: Token,
         close: (Tok, &str),
-        mut element: impl FnMut(&mut Self) -> Parsed<T>,
+        element: impl Fn(&mut Self) -> Parsed<T>,
         broken: impl Fn(Span) -> Option<T>,
     ) -> Parsed<Vec<T>> {
         let mut elements = Vec::new();
+        self.separated(open, close, &mut |p, bad| {
+            match bad {
+                Some(span) => elements.extend(broken(span)),
+                None => elements.push(element(p)?),
+            }
+            Ok(())
+        })?;
+        Ok(elements)
+    }
+
+    /// Expressions separated by commas up to `close`.
+    fn exprs(&mut self, open: Token, close: (Tok, &str)) -> Parsed<Vec<Expr>> {
+        self.list(open, close, |p| p.expr().map(|expr| *expr), |span| Some(broken_expr(span)))
+    }
+
+    /// The commas and brackets of [`Self::list`]: `element` reads one element, or takes the place of a broken one.
+    fn separated(
+        &mut self,
+        open: Token,
+        close: (Tok, &str),
+        element: &mut dyn FnMut(&mut Self, Option<Span>) -> Parsed<()>,
+    ) -> Parsed<()> {
         loop {
             if self.eat(close.0) {
-                return Ok(elements);
+                return Ok(());
             }
-            if matches!(self.kind(), Tok::End | Tok::Semi) || self.at_item() {
+            if self.ends_list() {
                 return Err(self.unclosed(open, close.1));
             }
-            let (start, before) = (self.token().start, self.pos);
-            match element(self) {
-                Ok(value) => elements.push(value),
-                Err(Bail) => {
-                    self.skip(Resume::Element);
-                    elements.extend(broken(self.since(start)));
-                    // Another bracket, a `;` or an item: whoever opened it reads on.
-                    if !self.at(close.0) && !self.at(Tok::Comma) {
-                        return Err(Bail);
-                    }
+            let start = self.token().start;
+            if element(self, None).is_err() {
+                self.skip(Resume::Element);
+                let _ = element(self, Some(self.since(start)));
+                // Another bracket, a `;` or an item: whoever opened it reads on.
+                if !self.at(close.0) && !self.at(Tok::Comma) {
+                    return Err(Bail);
                 }
             }
-            if self.at(Tok::Comma) {
-                self.bump();
-            } else if self.at(close.0) || matches!(self.kind(), Tok::End | Tok::Semi) || self.at_item() {
+            if self.eat(Tok::Comma) || self.at(close.0) || self.ends_list() {
                 continue;
-            } else if self.pos > before && self.starts_line() && !self.closes() {
+            }
+            if self.starts_line() && !self.closes() {
                 self.missing(",", "this element");
             } else {
                 let _ = self.unexpected(&format!("`,` or `{}`", close.1));
@@ -451,12 +502,23 @@ impl<'s> Parser<'s> {
         }
     }
 
+    /// Nothing more of a list can follow: its bracket is missing.
+    fn ends_list(&self) -> bool {
+        matches!(self.kind(), Tok::End | Tok::Semi) || self.at_item()
+    }
+
     fn closes(&self) -> bool {
         matches!(
             self.kind(),
             Tok::ParenClose | Tok::BracketClose | Tok::BraceClose | Tok::HoleClose | Tok::TextClose | Tok::End
         )
     }
+}
+
+/// A finished expression. On its own so that the frames of the recursion hold no whole expressions.
+#[inline(never)]
+fn make(kind: ExprKind, span: Span) -> Box<Expr> {
+    Box::new(Expr { kind, span })
 }
 
 /// The stand-in for an expression that could not be read.

@@ -3,21 +3,15 @@
 //! The last simple expression without `;`, or the last block-like statement without `;`, is the value of a block.
 
 use super::lex::{Tok, Token};
-use super::{Bail, Parsed, Parser, Resume, broken_expr, codes};
+use super::{Bail, Parsed, Parser, Resume, broken_expr, codes, make};
 use crate::ast::{
     Block, Expr, ExprKind, Limits, Literal, Name, Pattern, PatternKind, RouteArm, Stmt, StmtKind, WithinBudget,
 };
 
-/// What one step through a block gives.
-enum Piece {
-    Stmt(Stmt),
-    Value(Expr),
-}
-
 impl Parser<'_> {
-    /// `{ … }`; `place` completes "expected a block …".
-    pub(super) fn block(&mut self, place: &str) -> Parsed<Block> {
-        let open = self.expect(Tok::BraceOpen, &format!("a block {place}"))?;
+    /// `{ … }`; `wanted` completes "expected …".
+    pub(super) fn block(&mut self, wanted: &str) -> Parsed<Block> {
+        let open = self.expect(Tok::BraceOpen, wanted)?;
         self.nested(|p| p.block_rest(open))
     }
 
@@ -34,54 +28,71 @@ impl Parser<'_> {
                 return Ok(Block { stmts, value, span: self.since(open.start) });
             }
             let (before, start) = (self.pos, self.token().start);
-            match self.piece() {
-                Ok(Piece::Stmt(stmt)) => stmts.push(stmt),
-                Ok(Piece::Value(expr)) => value = Some(Box::new(expr)),
+            match self.piece(&mut stmts) {
+                Ok(found) => value = found,
                 Err(Bail) => {
                     self.skip(Resume::Statement);
                     if self.pos == before && !self.at(Tok::BraceClose) {
                         self.bump();
                     }
-                    let span = self.since(start);
-                    stmts.push(Stmt { kind: StmtKind::Expr(broken_expr(span)), span });
+                    self.push_broken(&mut stmts, start);
                 }
             }
         }
     }
 
-    fn piece(&mut self) -> Parsed<Piece> {
-        let start = self.token().start;
-        if self.at(Tok::Semi) {
-            let span = self.here();
-            self.bump();
-            self.error_at(codes::UNEXPECTED, span, "an empty statement", "nothing before `;`", "remove the `;`");
-            let kind = StmtKind::Expr(broken_expr(span));
-            return Ok(Piece::Stmt(Stmt { kind, span }));
-        }
-        let kind = match self.word() {
-            "let" => self.let_stmt()?,
-            "assert" => {
-                self.bump();
-                let kind = StmtKind::Assert(self.expr()?);
-                self.end_stmt("`assert`")?;
-                kind
-            }
-            "mock" => {
-                self.bump();
-                let name = self.name("the name of what is mocked")?;
-                self.expect(Tok::Assign, "`=` and the answers")?;
-                let kind = StmtKind::Mock(name, self.expr()?);
-                self.end_stmt("`mock`")?;
-                kind
-            }
-            _ if self.at_blocklike() => return self.blocklike_piece(),
-            _ => return self.simple_piece(),
-        };
-        Ok(Piece::Stmt(Stmt { kind, span: self.since(start) }))
+    #[inline(never)]
+    fn push_broken(&self, stmts: &mut Vec<Stmt>, start: u32) {
+        let span = self.since(start);
+        stmts.push(Stmt { kind: StmtKind::Expr(broken_expr(span)), span });
     }
 
-    fn let_stmt(&mut self) -> Parsed<StmtKind> {
-        self.bump();
+    #[inline(never)]
+    fn push_expr(&self, stmts: &mut Vec<Stmt>, expr: Box<Expr>, start: u32) {
+        stmts.push(Stmt { kind: StmtKind::Expr(*expr), span: self.since(start) });
+    }
+
+    /// One statement, added to `stmts`, or the value of the block.
+    fn piece(&mut self, stmts: &mut Vec<Stmt>) -> Parsed<Option<Box<Expr>>> {
+        if self.at_blocklike() {
+            return self.blocklike_piece(stmts);
+        }
+        let start = self.token().start;
+        match self.word() {
+            "let" => self.let_stmt(stmts)?,
+            "assert" => self.assert_stmt(stmts)?,
+            "mock" => self.mock_stmt(stmts)?,
+            _ if self.at(Tok::Semi) => {
+                let span = self.here();
+                self.bump();
+                self.error_at(codes::UNEXPECTED, span, "an empty statement", "nothing before `;`", "remove the `;`");
+                self.push_broken(stmts, start);
+            }
+            _ => return self.simple_piece(stmts),
+        }
+        Ok(None)
+    }
+
+    fn assert_stmt(&mut self, stmts: &mut Vec<Stmt>) -> Parsed<()> {
+        let start = self.bump().start;
+        let condition = self.expr()?;
+        self.end_stmt("`assert`")?;
+        stmts.push(Stmt { kind: StmtKind::Assert(*condition), span: self.since(start) });
+        Ok(())
+    }
+
+    fn mock_stmt(&mut self, stmts: &mut Vec<Stmt>) -> Parsed<()> {
+        let start = self.bump().start;
+        let name = self.name("the name of what is mocked")?;
+        self.expect(Tok::Assign, "`=` and the answers")?;
+        let answers = self.expr()?;
+        self.end_stmt("`mock`")?;
+        stmts.push(Stmt { kind: StmtKind::Mock(name, *answers), span: self.since(start) });
+        Ok(())
+    }
+
+    fn let_stmt(&mut self, stmts: &mut Vec<Stmt>) -> Parsed<()> {
+        let start = self.bump().start;
         if self.at_word("mut") {
             let span = self.here();
             let help = "remove `mut`; `for … carry acc = init { … }` computes step by step";
@@ -93,7 +104,8 @@ impl Parser<'_> {
         self.expect(Tok::Assign, "`=` and a value")?;
         let value = self.expr()?;
         self.end_stmt("`let`")?;
-        Ok(StmtKind::Let(pattern, ty, value))
+        stmts.push(Stmt { kind: StmtKind::Let(pattern, ty, *value), span: self.since(start) });
+        Ok(())
     }
 
     /// The `;` of a statement that cannot be a value.
@@ -108,21 +120,20 @@ impl Parser<'_> {
         Err(self.unexpected("`;`"))
     }
 
-    fn blocklike_piece(&mut self) -> Parsed<Piece> {
+    fn blocklike_piece(&mut self, stmts: &mut Vec<Stmt>) -> Parsed<Option<Box<Expr>>> {
         let start = self.token().start;
         let expr = self.blocklike()?;
-        if self.eat(Tok::Semi) {
-            return Ok(Piece::Stmt(Stmt { kind: StmtKind::Expr(expr), span: self.since(start) }));
+        if !self.eat(Tok::Semi) {
+            if self.at(Tok::BraceClose) {
+                return Ok(Some(expr));
+            }
+            self.no_operator_after_block();
         }
-        if self.at(Tok::BraceClose) {
-            return Ok(Piece::Value(expr));
-        }
-        self.no_operator_after_block();
-        let span = self.since(start);
-        Ok(Piece::Stmt(Stmt { kind: StmtKind::Expr(expr), span }))
+        self.push_expr(stmts, expr, start);
+        Ok(None)
     }
 
-    fn simple_piece(&mut self) -> Parsed<Piece> {
+    fn simple_piece(&mut self, stmts: &mut Vec<Stmt>) -> Parsed<Option<Box<Expr>>> {
         let start = self.token().start;
         let first = self.word();
         let expr = self.simple()?;
@@ -130,7 +141,7 @@ impl Parser<'_> {
             Tok::Semi => {
                 self.bump();
             }
-            Tok::BraceClose => return Ok(Piece::Value(expr)),
+            Tok::BraceClose => return Ok(Some(expr)),
             Tok::Assign => {
                 let span = self.here();
                 let help = "bind a new name with `let`; in a loop use `carry`";
@@ -143,13 +154,15 @@ impl Parser<'_> {
             _ if self.starts_line() && !self.closes() => self.missing(";", "this statement"),
             _ => return Err(self.unexpected("`;` or `}`")),
         }
-        Ok(Piece::Stmt(Stmt { kind: StmtKind::Expr(expr), span: self.since(start) }))
+        self.push_expr(stmts, expr, start);
+        Ok(None)
     }
 
     /// Two words in a row: the first was meant to be a keyword.
     fn misspelled_stmt(&mut self, word: &str, expr: &Expr) -> Bail {
-        const WORDS: &[&str] =
-            &["let", "assert", "mock", "if", "match", "route", "for", "par", "race", "within", "return", "break", "fail"];
+        const WORDS: &[&str] = &[
+            "let", "assert", "mock", "if", "match", "route", "for", "par", "race", "within", "return", "break", "fail",
+        ];
         let guess = super::text::did_you_mean(word, WORDS);
         let advice = match word {
             "while" | "loop" | "until" => Some("loops have a constant bound: `for i in 0..8 carry acc = init { … }`"),
@@ -254,65 +267,64 @@ impl Parser<'_> {
         matches!(self.word(), "if" | "match" | "route" | "for" | "par" | "race" | "within")
     }
 
-    pub(super) fn blocklike(&mut self) -> Parsed<Expr> {
-        let start = self.token().start;
-        let word = self.word();
-        let kind = self.nested(|p| {
+    pub(super) fn blocklike(&mut self) -> Parsed<Box<Expr>> {
+        self.nested(|p| {
+            let start = p.token().start;
+            let word = p.word();
             p.bump();
             match word {
-                "if" => p.if_rest(),
-                "match" => p.match_rest(),
-                "route" => p.route_rest(),
-                "for" => p.for_rest(),
-                "par" => p.par_rest(),
-                "race" => p.race_rest(),
-                _ => p.within_rest(),
+                "if" => p.if_rest(start),
+                "match" => p.match_rest(start),
+                "route" => p.route_rest(start),
+                "for" => p.for_rest(start),
+                "par" => p.par_rest(start),
+                "race" => p.race_rest(start),
+                _ => p.within_rest(start),
             }
-        })?;
-        Ok(Expr { kind, span: self.since(start) })
+        })
     }
 
-    fn if_rest(&mut self) -> Parsed<ExprKind> {
+    fn if_rest(&mut self, start: u32) -> Parsed<Box<Expr>> {
         let condition = self.simple()?;
-        let then = self.block("after the condition")?;
+        let then = self.block("a block after the condition")?;
         let otherwise = if self.eat_word("else") {
             let start = self.token().start;
-            Some(Box::new(if self.at_word("if") {
+            Some(if self.at_word("if") {
                 self.blocklike()?
             } else {
-                let block = self.block("or `if` after `else`")?;
-                Expr { kind: ExprKind::Block(block), span: self.since(start) }
-            }))
+                let block = self.block("a block or `if` after `else`")?;
+                make(ExprKind::Block(block), self.since(start))
+            })
         } else {
             None
         };
-        Ok(ExprKind::If(Box::new(condition), then, otherwise))
+        Ok(make(ExprKind::If(condition, then, otherwise), self.since(start)))
     }
 
-    fn match_rest(&mut self) -> Parsed<ExprKind> {
+    fn match_rest(&mut self, start: u32) -> Parsed<Box<Expr>> {
         let subject = self.simple()?;
         let open = self.expect(Tok::BraceOpen, "`{` with the arms of the match")?;
         let arm = |p: &mut Self| {
             let pattern = p.pattern()?;
             p.expect(Tok::FatArrow, "`=>` and a value")?;
-            Ok((pattern, p.expr_or_block()?))
+            Ok((pattern, *p.expr_or_block()?))
         };
         let arms = self.list(open, (Tok::BraceClose, "}"), arm, |_| None)?;
         if arms.is_empty() {
             let span = self.since(open.start);
             self.error_at(codes::UNEXPECTED, span, "a match needs an arm", "no arms", "write `pattern => value`");
         }
-        Ok(ExprKind::Match(Box::new(subject), arms))
+        Ok(make(ExprKind::Match(subject, arms), self.since(start)))
     }
 
-    fn route_rest(&mut self) -> Parsed<ExprKind> {
-        let choice = Box::new(self.simple()?);
-        let min = if self.eat_word("min") { Some(Box::new(self.simple()?)) } else { None };
+    fn route_rest(&mut self, start: u32) -> Parsed<Box<Expr>> {
+        let choice = self.simple()?;
+        let min = if self.eat_word("min") { Some(self.simple()?) } else { None };
         let open = self.expect(Tok::BraceOpen, "`{` with the arms of the route")?;
         let arm = |p: &mut Self| {
             let label = if p.at_word("else") { p.any_word("a label")? } else { p.name("a label")? };
             p.expect(Tok::FatArrow, "`=>` and a value")?;
-            Ok(RouteArm { label, value: p.expr_or_block()? })
+            Ok(RouteArm { label, value: *p.expr_or_block()? })
         };
         let mut arms = self.list(open, (Tok::BraceClose, "}"), arm, |_| None)?;
         let otherwise = arms.pop_if(|arm| arm.label.text == "else").map(|arm| Box::new(arm.value));
@@ -329,55 +341,56 @@ impl Parser<'_> {
         for span in early {
             self.error_at(codes::ROUTE, span, "`else` is the last arm", "not last", "move it to the end");
         }
-        Ok(ExprKind::Route { choice, min, arms, otherwise })
+        Ok(make(ExprKind::Route { choice, min, arms, otherwise }, self.since(start)))
     }
 
-    fn for_rest(&mut self) -> Parsed<ExprKind> {
+    fn for_rest(&mut self, start: u32) -> Parsed<Box<Expr>> {
         let pattern = self.pattern()?;
         self.expect_word("in")?;
-        let iter = Box::new(self.simple()?);
+        let iter = self.simple()?;
         let carry = if self.eat_word("carry") {
             let name = self.name("the name of the carried value")?;
             self.expect(Tok::Assign, "`=` and the first value")?;
-            Some((name, Box::new(self.simple()?)))
+            Some((name, self.simple()?))
         } else {
             None
         };
-        let body = self.block("as the body of the loop")?;
-        Ok(ExprKind::For { pattern, iter, carry, body })
+        let body = self.block("a block as the body of the loop")?;
+        Ok(make(ExprKind::For { pattern, iter, carry, body }, self.since(start)))
     }
 
-    fn par_rest(&mut self) -> Parsed<ExprKind> {
+    fn par_rest(&mut self, start: u32) -> Parsed<Box<Expr>> {
         if self.at(Tok::BraceOpen) {
-            return Ok(ExprKind::ParRecord(self.limits("with named branches")?));
+            let branches = self.limits("with named branches")?;
+            return Ok(make(ExprKind::ParRecord(branches), self.since(start)));
         }
         let pattern = self.pattern()?;
         self.expect_word("in")?;
-        let iter = Box::new(self.simple()?);
-        let body = self.block("as the body of the loop")?;
-        Ok(ExprKind::Par { pattern, iter, body })
+        let iter = self.simple()?;
+        let body = self.block("a block as the body of the loop")?;
+        Ok(make(ExprKind::Par { pattern, iter, body }, self.since(start)))
     }
 
-    fn race_rest(&mut self) -> Parsed<ExprKind> {
+    fn race_rest(&mut self, start: u32) -> Parsed<Box<Expr>> {
         let open = self.expect(Tok::BraceOpen, "`{` with the racing expressions")?;
-        let racers = self.list(open, (Tok::BraceClose, "}"), Self::expr, |s| Some(broken_expr(s)))?;
+        let racers = self.exprs(open, (Tok::BraceClose, "}"))?;
         if racers.len() < 2 {
             let span = self.since(open.start);
             let help = "separate two or more expressions with `,`";
             self.error_at(codes::UNEXPECTED, span, "a race needs two expressions", "too few", help);
         }
-        Ok(ExprKind::Race(racers))
+        Ok(make(ExprKind::Race(racers), self.since(start)))
     }
 
-    fn within_rest(&mut self) -> Parsed<ExprKind> {
+    fn within_rest(&mut self, start: u32) -> Parsed<Box<Expr>> {
         let budget = if self.at(Tok::BraceOpen) {
             WithinBudget::Limits(self.limits("with limits")?)
         } else {
-            WithinBudget::Expr(self.nested(Self::postfix)?)
+            WithinBudget::Expr(*self.nested(Self::postfix)?)
         };
-        let body = self.block("under the limits")?;
-        let otherwise = if self.eat_word("else") { Some(self.block("after `else`")?) } else { None };
-        Ok(ExprKind::Within { budget: Box::new(budget), body, otherwise })
+        let body = self.block("a block under the limits")?;
+        let otherwise = if self.eat_word("else") { Some(self.block("a block after `else`")?) } else { None };
+        Ok(make(ExprKind::Within { budget: Box::new(budget), body, otherwise }, self.since(start)))
     }
 
     /// `{ name: expr, … }`; `what` completes "expected `{` …".
@@ -386,7 +399,7 @@ impl Parser<'_> {
         let entry = |p: &mut Self| -> Parsed<(Name, Expr)> {
             let name = p.any_word("a name")?;
             p.expect(Tok::Colon, "`:` and a value")?;
-            Ok((name, p.expr()?))
+            Ok((name, *p.expr()?))
         };
         let entries = self.nested(|p| p.list(open, (Tok::BraceClose, "}"), entry, |_| None))?;
         let span = self.since(open.start);
