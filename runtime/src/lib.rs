@@ -7,12 +7,23 @@
 //! resident weights), [`kv`] (pages of keys and values), [`forward`] (steps of a model), [`sample`] (logits to tokens).
 //! [`model`] is the trait between the model side and the strategy side.
 
+pub mod chat;
 pub mod device;
 pub mod error;
+pub mod exec;
 pub mod forward;
 pub mod gguf;
+pub mod grammar;
 pub mod kv;
+pub mod metrics;
 pub mod model;
 pub mod quant;
 pub mod sample;
+pub mod script;
+pub mod session;
+pub mod tokenizer;
+pub mod value;
+pub mod verify;
 pub mod weights;
+
+pub use error::{Error, Result};

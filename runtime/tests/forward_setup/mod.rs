@@ -1,0 +1,107 @@
+//! Loads the models that the forward tests run, through lowering and a compiled back end; `None`, with a line on stderr
+//! that says why, when a file or a back end is absent.
+
+use codegen::Backend;
+use inferc_runtime::device::probe::isa;
+use inferc_runtime::forward::{Loaded, LocalModel, Options};
+use inferc_runtime::gguf::Gguf;
+use inferc_runtime::model::{Append, LanguageModel, SeqId, Wanted};
+use ir::plan::PrefixMode;
+use ir::schedule::{ModelSchedule, Numerics, Prologue};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The small model of the tests.
+pub(crate) const SMOLLM2: &str = "smollm2-135m-instruct-q4_1.gguf";
+
+/// A schedule for this machine.
+pub(crate) fn schedule() -> ModelSchedule {
+    ModelSchedule {
+        isa: isa(),
+        threads: 2,
+        row_block: 8,
+        attend_rows: 8,
+        max_rows: 256,
+        max_head_rows: 32,
+        prologue: Prologue::Split,
+        interleave: true,
+        numerics: Numerics::Int8,
+        prefetch: 4096,
+    }
+}
+
+fn beside(variable: &str, default: &str) -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from)
+}
+
+/// A reference file as JSON.
+pub(crate) fn reference(name: &str) -> Option<serde_json::Value> {
+    let path = beside("INFERC_REFERENCE", "../shared/reference").join(name);
+    let text = std::fs::read_to_string(&path);
+    if text.is_err() {
+        eprintln!("skipped: no {}; point INFERC_REFERENCE at the reference outputs", path.display());
+    }
+    serde_json::from_str(&text.ok()?).ok()
+}
+
+/// The back end to test with: the fastest that this build has.
+pub(crate) fn backend() -> Option<Backend> {
+    let found = Backend::ALL.into_iter().find(|b| b.available() && *b != Backend::Interp);
+    if found.is_none() {
+        eprintln!("skipped: this build has no compiled back end; add a feature (llvm22, llvm19 or portable)");
+    }
+    found
+}
+
+/// A model file, compiled and loaded.
+pub(crate) fn load(file: &str, schedule: &ModelSchedule) -> Option<Arc<Loaded>> {
+    let path = beside("INFERC_MODELS", "models").join(file);
+    let backend = backend()?;
+    if !path.exists() {
+        eprintln!("skipped: no {}; run scripts/demo or point INFERC_MODELS at the models", path.display());
+        return None;
+    }
+    let gguf = Arc::new(Gguf::open(&path).expect("a model file"));
+    let model = gguf.model().expect("a supported model");
+    let program = codegen::lower::program(&model, schedule).expect("lowers");
+    let start = std::time::Instant::now();
+    let code = codegen::emit(&program.kernels, schedule.isa, backend).expect("compiles");
+    let compiled = start.elapsed().as_secs_f64();
+    let loaded = Loaded::load(gguf, &model, &program, &code, 2).expect("loads");
+    eprintln!(
+        "{file}: {} kernels, {} bytes of code in {compiled:.2} s; {:.1} MB of weights in {:.3} s",
+        program.kernels.len(),
+        code.bytes.len(),
+        loaded.weight_bytes() as f64 / 1e6,
+        loaded.repack_seconds
+    );
+    Some(loaded)
+}
+
+/// A user of a loaded model.
+pub(crate) fn model(loaded: &Arc<Loaded>, threads: usize, kv_pages: u32) -> LocalModel {
+    LocalModel::new(Arc::clone(loaded), &Options { threads, kv_pages, prefix: PrefixMode::Cascade }).expect("memory")
+}
+
+/// What a test keeps of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kept {
+    pub(crate) logits: Vec<f32>,
+    pub(crate) stats: [f32; 3],
+    pub(crate) argmax: u32,
+}
+
+/// One step; the rows in order.
+pub(crate) fn step(model: &mut LocalModel, appends: &[(SeqId, &[u32], Wanted)]) -> Vec<Kept> {
+    let appends: Vec<Append<'_>> =
+        appends.iter().map(|(seq, tokens, wanted)| Append { seq: *seq, tokens, wanted: *wanted }).collect();
+    let mut rows = Vec::new();
+    model
+        .step(&appends, &mut |_, _, row| {
+            let stats = [row.max, row.log_z, row.entropy];
+            rows.push(Kept { logits: row.logits.to_vec(), stats, argmax: row.argmax });
+        })
+        .expect("steps");
+    rows
+}

@@ -1,0 +1,88 @@
+//! How fast the forward pass is on this machine. Measures, asserts little; run it alone:
+//! `cargo test --release -p inferc-runtime --features llvm22 --test forward_speed -- --ignored --nocapture`.
+//! `SPEED_MODEL` names another model file.
+
+mod forward_setup;
+
+use forward_setup::{SMOLLM2, load, model, schedule};
+use inferc_runtime::forward::LocalModel;
+use inferc_runtime::model::{Append, LanguageModel, SeqId, Wanted};
+use ir::plan::PrefixMode;
+use ir::schedule::ModelSchedule;
+use std::time::Instant;
+
+fn run(model: &mut LocalModel, appends: &[(SeqId, &[u32])]) {
+    let appends: Vec<Append<'_>> =
+        appends.iter().map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last }).collect();
+    model.step(&appends, &mut |_, _, row| assert!(row.is_sound())).expect("steps");
+}
+
+/// Seconds of each of `n` runs, sorted.
+fn times(n: usize, mut f: impl FnMut()) -> Vec<f64> {
+    let mut all: Vec<f64> = (0..n)
+        .map(|_| {
+            let start = Instant::now();
+            f();
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    all.sort_by(f64::total_cmp);
+    all
+}
+
+fn report(what: &str, tokens: usize, t: &[f64]) {
+    let per = |i: usize| tokens as f64 / t[i];
+    eprintln!("{what}: best {:.1}, median {:.1} tokens/s ({:.3} ms)", per(0), per(t.len() / 2), t[t.len() / 2] * 1e3);
+}
+
+#[test]
+#[ignore = "a measurement, meaningful in release on a quiet machine"]
+fn speed() {
+    let file = std::env::var("SPEED_MODEL").unwrap_or_else(|_| SMOLLM2.to_owned());
+    let threads = std::env::var("SPEED_THREADS").ok().and_then(|t| t.parse().ok()).unwrap_or(2);
+    let schedule = ModelSchedule { max_rows: 512, ..schedule() };
+    let Some(loaded) = load(&file, &schedule) else { return };
+    let mut model = model(&loaded, threads, 1500);
+    let tokens: Vec<u32> = (0..2100).map(|i| 100 + i * 37 % 9000).collect();
+    for depth in [0_usize, 512, 2048] {
+        let seq = model.create().expect("a sequence");
+        if depth > 0 {
+            run(&mut model, &[(seq, &tokens[..depth])]);
+        }
+        let before = *model.metrics();
+        let t = times(64, || run(&mut model, &[(seq, &tokens[..1])]));
+        report(&format!("decode at {depth}"), 1, &t);
+        let m = model.metrics();
+        let each = |a: f64, b: f64| (a - b) * 1e6 / 64.0;
+        eprintln!(
+            "  prepare {:.0} µs, forward {:.0} µs, head {:.0} µs",
+            each(m.prepare_seconds, before.prepare_seconds),
+            each(m.forward_seconds, before.forward_seconds),
+            each(m.head_seconds, before.head_seconds)
+        );
+        model.free(seq);
+    }
+    let t = times(6, || {
+        let seq = model.create().expect("a sequence");
+        run(&mut model, &[(seq, &tokens[..512])]);
+        model.free(seq);
+    });
+    report("prefill of 512", 512, &t);
+    for mode in [PrefixMode::Shared, PrefixMode::Cascade] {
+        for n in [8_usize, 16, 32] {
+            model.set_prefix_mode(mode);
+            let root = model.create().expect("a sequence");
+            run(&mut model, &[(root, &tokens[..512])]);
+            let branches: Vec<SeqId> = (0..n).map(|_| model.fork(root).expect("a fork")).collect();
+            let mut i = 0;
+            let t = times(24, || {
+                i += 1;
+                let next: Vec<[u32; 1]> = (0..n).map(|b| [200 + 13 * b as u32 + i]).collect();
+                let appends: Vec<_> = branches.iter().zip(&next).map(|(s, t)| (*s, &t[..])).collect();
+                run(&mut model, &appends);
+            });
+            report(&format!("{n} branches over 512, {mode:?}"), n, &t);
+            branches.into_iter().chain([root]).for_each(|s| model.free(s));
+        }
+    }
+}
