@@ -1,0 +1,184 @@
+//! Functions of numbers, texts and lists by name: the meaning of `Prim::Call`.
+//!
+//! Takes the name and the operands; returns the value or the cause of a failure. The checker's table of built-ins says
+//! which exist and types them; a name unknown here is an error of the run, never ignored.
+
+use crate::value::Value;
+use std::sync::Arc;
+
+/// Calls a function by name.
+///
+/// # Errors
+/// The cause: an unknown name, an operand of a wrong type, a value outside the function's domain.
+pub(super) fn call(name: &str, args: &[Value]) -> Result<Value, String> {
+    if let Some(value) = of_number(name, args) {
+        return value;
+    }
+    if let Some(value) = of_text(name, args) {
+        return value;
+    }
+    if let Some(value) = of_list(name, args) {
+        return value;
+    }
+    let kinds = args.iter().map(Value::kind).collect::<Vec<_>>().join(", ");
+    Err(format!("no function `{name}` takes ({kinds})"))
+}
+
+/// Keeps the kind of quantity of `like`.
+fn same_kind(like: &Value, x: f64) -> Value {
+    match like {
+        Value::Int(_) => Value::Int(x as i64),
+        Value::Tokens(_) => Value::Tokens(x.max(0.0) as u64),
+        Value::Bytes(_) => Value::Bytes(x.max(0.0) as u64),
+        Value::Time(_) => Value::Time(x),
+        Value::Usd(_) => Value::Usd(x),
+        _ => Value::Float(x),
+    }
+}
+
+fn of_number(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
+    let number = |i: usize| args.get(i).and_then(Value::number);
+    let value = match (name, args.len(), number(0)?) {
+        ("exp", 1, x) => Value::Float(x.exp()),
+        ("log" | "ln", 1, x) => Value::Float(x.ln()),
+        ("sqrt", 1, x) => Value::Float(x.sqrt()),
+        ("sigmoid", 1, x) => Value::Float(1.0 / (1.0 + (-x).exp())),
+        // Clipped so that a certain verdict stays a finite weight.
+        ("logit", 1, p) => {
+            let p = p.clamp(1e-9, 1.0 - 1e-9);
+            Value::Float((p / (1.0 - p)).ln())
+        }
+        ("abs", 1, x) => match args[0] {
+            Value::Int(i) => {
+                return Some(i.checked_abs().map(Value::Int).ok_or_else(|| "the result does not fit".into()));
+            }
+            _ => same_kind(&args[0], x.abs()),
+        },
+        ("pow", 2, x) => Value::Float(x.powf(number(1)?)),
+        ("min" | "max", 2, x) => {
+            let y = number(1)?;
+            let first = if name == "min" { x <= y } else { x >= y };
+            args[usize::from(!first)].clone()
+        }
+        ("clamp", 3, x) => {
+            let (lo, hi) = (number(1)?, number(2)?);
+            if x < lo {
+                args[1].clone()
+            } else if x > hi {
+                args[2].clone()
+            } else {
+                args[0].clone()
+            }
+        }
+        ("floor" | "ceil" | "round", 1, x) => {
+            let whole = match name {
+                "floor" => x.floor(),
+                "ceil" => x.ceil(),
+                _ => x.round(),
+            };
+            if !whole.is_finite() || whole.abs() >= 9.2e18 {
+                return Some(Err(format!("{x} has no integer near it")));
+            }
+            Value::Int(whole as i64)
+        }
+        ("float", 1, x) => Value::Float(x),
+        ("int", 1, x) if x.is_finite() && x.abs() < 9.2e18 => Value::Int(x as i64),
+        ("tokens", 1, x) if (0.0..1.8e19).contains(&x) => Value::Tokens(x as u64),
+        ("text", 1, _) => Value::text(&args[0].to_text()),
+        _ => return None,
+    };
+    Some(Ok(value))
+}
+
+fn of_text(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
+    let text = |i: usize| match args.get(i) {
+        Some(Value::Text(t) | Value::Label(t)) => Some(&**t),
+        Some(Value::Sample(s)) => Some(&*s.text),
+        _ => None,
+    };
+    let pieces = |parts: &mut dyn Iterator<Item = &str>| Value::List(parts.map(Value::text).collect());
+    let first = text(0)?;
+    Some(Ok(match (name, args.len()) {
+        ("trim", 1) => Value::text(first.trim()),
+        ("lower", 1) => Value::text(&first.to_lowercase()),
+        ("upper", 1) => Value::text(&first.to_uppercase()),
+        ("text", 1) => Value::text(first),
+        ("len", 1) => Value::Int(first.chars().count() as i64),
+        ("number", 1) => crate::verify::last_number(first).map_or(Value::None, Value::Float),
+        ("split_lines", 1) => pieces(&mut first.lines()),
+        ("words", 1) => pieces(&mut first.split_whitespace()),
+        ("contains", 2) => Value::Bool(first.contains(text(1)?)),
+        ("starts_with", 2) => Value::Bool(first.starts_with(text(1)?)),
+        ("ends_with", 2) => Value::Bool(first.ends_with(text(1)?)),
+        ("split", 2) => match text(1)? {
+            "" => return Some(Err("the separator is empty".to_owned())),
+            separator => pieces(&mut first.split(separator)),
+        },
+        ("replace", 3) => match (text(1)?, text(2)?) {
+            ("", _) => return Some(Err("the replaced text is empty".to_owned())),
+            (from, to) => Value::text(&first.replace(from, to)),
+        },
+        _ => return None,
+    }))
+}
+
+fn of_list(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
+    let Some(Value::List(items)) = args.first() else { return None };
+    let numbers = || items.iter().map(Value::number).collect::<Option<Vec<f64>>>();
+    let like = items.first().cloned().unwrap_or(Value::Float(0.0));
+    Some(Ok(match (name, args.len()) {
+        ("len", 1) => Value::Int(items.len() as i64),
+        ("sum", 1) => same_kind(&like, numbers()?.iter().sum()),
+        ("mean", 1) => {
+            let numbers = numbers()?;
+            if numbers.is_empty() {
+                return Some(Err("the mean of no numbers".to_owned()));
+            }
+            let mean = numbers.iter().sum::<f64>() / numbers.len() as f64;
+            if let Value::Int(_) = like { Value::Float(mean) } else { same_kind(&like, mean) }
+        }
+        ("min" | "max", 1) => {
+            let numbers = numbers()?;
+            let better = |a: f64, b: f64| if name == "min" { a < b } else { a > b };
+            let best = (0..numbers.len()).reduce(|a, b| if better(numbers[b], numbers[a]) { b } else { a });
+            best.map_or(Value::None, |i| items[i].clone())
+        }
+        ("softmax", 1) => softmax(&numbers()?),
+        ("reverse", 1) => Value::List(items.iter().rev().cloned().collect()),
+        ("join", 2) => match &args[1] {
+            Value::Text(by) => Value::text(&items.iter().map(Value::to_text).collect::<Vec<_>>().join(by)),
+            _ => return None,
+        },
+        ("contains", 2) => Value::Bool(items.iter().any(|v| super::prims::equal(v, &args[1]))),
+        _ => return None,
+    }))
+}
+
+fn softmax(numbers: &[f64]) -> Value {
+    let top = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let shifted: Vec<f64> = numbers.iter().map(|x| if top.is_finite() { (x - top).exp() } else { 1.0 }).collect();
+    let sum: f64 = shifted.iter().sum();
+    Value::List(shifted.into_iter().map(|x| Value::Float(x / sum)).collect::<Arc<[_]>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_by_name() {
+        let t = Value::text;
+        assert_eq!(call("trim", &[t("  a ")]), Ok(t("a")));
+        assert_eq!(call("max", &[Value::Int(2), Value::Int(3)]), Ok(Value::Int(3)));
+        assert_eq!(call("max", &[Value::list(vec![Value::Tokens(2), Value::Tokens(3)])]), Ok(Value::Tokens(3)));
+        assert_eq!(call("number", &[t("so 1,234.5 it is")]), Ok(Value::Float(1234.5)));
+        assert_eq!(call("mean", &[Value::list(vec![Value::Int(1), Value::Int(2)])]), Ok(Value::Float(1.5)));
+        assert!(call("mean", &[Value::list(vec![])]).is_err());
+        assert!(call("nonsense", &[t("x")]).is_err());
+        assert!(call("floor", &[Value::Float(f64::NAN)]).is_err());
+        let Ok(Value::List(p)) = call("softmax", &[Value::list(vec![Value::Float(0.0), Value::Float(0.0)])]) else {
+            panic!("softmax is a list");
+        };
+        assert_eq!(p[0], Value::Float(0.5));
+    }
+}

@@ -1,0 +1,807 @@
+//! Sampling sites: `gen` and `sample` with their rules.
+//!
+//! The prompt is computed once and forked; then one model step per token carries all live sequences. Rules are looked at
+//! where the language says: token rules before each token, end and set rules when a sequence ends, in the order of the
+//! sequences, so that a stop that the third of eight fires drops the others even if they would have ended in this step.
+
+use super::guard::remaining;
+use super::interp::{Flow, Interp};
+use super::rules::{self, History, Outside, Scalar};
+use super::sequence::{Detokenised, Ending, Sequence, Taken};
+use super::{ChatMessage, Event, RoleState, RunError};
+use crate::model::{Append, Row, SeqId, Wanted};
+use crate::sample::{Key, Sampler, Sampling, measure, top_tokens};
+use crate::value::{Context, EndReason, Sample, Usage, Value};
+use ir::plan::{ScoreMode, SitePlan};
+use ir::rule::Capture;
+use ir::strategy::{Action, DistField, Generate, Level, Rule, Speaker, Var, Window};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A site with its operands evaluated.
+struct Site<'a> {
+    generate: &'a Generate,
+    role: &'a RoleState,
+    role_index: u32,
+    context: Arc<Context>,
+    prompt: Arc<[u32]>,
+    /// Sequences asked for.
+    n: u32,
+    /// Sequences that may ever be started.
+    cap: u32,
+    max: usize,
+    holds: usize,
+    sampling: Sampling,
+    stops: Vec<String>,
+    ends: Vec<u32>,
+    seed: u64,
+    statistics: Vec<(DistField, Window)>,
+    waves: VecDeque<u32>,
+    chunk: usize,
+    /// Whether the model's sequences may share the row after the prompt.
+    shares: bool,
+    /// Whether finished sequences are kept for what follows.
+    keeps: bool,
+    matcher: Option<crate::grammar::Matcher>,
+}
+
+/// The state of a site.
+#[derive(Default)]
+struct Work {
+    root: Option<SeqId>,
+    first: Option<OwnedRow>,
+    live: Vec<Sequence>,
+    done: Vec<Finished>,
+    /// Sequences started so far.
+    started: u32,
+    /// Sequences still to start.
+    waiting: u32,
+    /// Sequences that a set rule asked for, to start at once.
+    grown: u32,
+    waves: u32,
+    stopped: bool,
+    sampler: Sampler,
+    masked: Vec<f32>,
+}
+
+struct Finished {
+    sample: Arc<Sample>,
+    dropped: bool,
+}
+
+/// A row that outlives its step.
+pub(super) struct OwnedRow {
+    logits: Vec<f32>,
+    max: f32,
+    log_z: f32,
+    entropy: f32,
+    argmax: u32,
+}
+
+impl OwnedRow {
+    pub(super) fn of(row: &Row<'_>) -> Self {
+        let Row { logits, max, log_z, entropy, argmax } = *row;
+        Self { logits: logits.to_vec(), max, log_z, entropy, argmax }
+    }
+
+    pub(super) fn row(&self) -> Row<'_> {
+        let Self { logits, max, log_z, entropy, argmax } = self;
+        Row { logits, max: *max, log_z: *log_z, entropy: *entropy, argmax: *argmax }
+    }
+}
+
+/// What happens to a sequence at a row.
+enum Decision {
+    Failed(String),
+    Stopped {
+        dropped: bool,
+        rule: u32,
+    },
+    /// Tokens with their log-probabilities: one, or one per child of a branch; and the rule that branched.
+    Tokens(Vec<(u32, f32)>, f32, Option<u32>),
+}
+
+impl<'a> Interp<'a> {
+    /// Carries out a sampling site: a sample for `gen`, a list for `sample`.
+    pub(super) fn generate(&mut self, generate: &'a Generate) -> Result<Value, Flow> {
+        let mut site = self.site(generate)?;
+        let mut work = Work { waiting: site.n, ..Work::default() };
+        let outcome = if site.n == 0 { Ok(()) } else { self.run_site(&mut site, &mut work) };
+        let cancelled = self.release(&site, &mut work)?;
+        self.charge(&Usage { cancelled, ..Usage::default() });
+        outcome?;
+        work.done.sort_by_key(|f| f.sample.index);
+        let results: Vec<Arc<Sample>> = work.done.into_iter().filter(|f| !f.dropped).map(|f| f.sample).collect();
+        if let Some(first) = results.first()
+            && results.iter().all(|s| s.reason == EndReason::Error)
+        {
+            return Err(Flow::from(RunError::AllFailed {
+                role: site.role.name.clone(),
+                sequences: results.len(),
+                cause: first.error.as_deref().unwrap_or("unknown").to_owned(),
+            }));
+        }
+        if generate.n.is_some() {
+            return Ok(Value::List(results.into_iter().map(Value::Sample).collect()));
+        }
+        let none = || Flow::from(RunError::Operation("every sequence was dropped by a rule".to_owned()));
+        results.into_iter().next().map(Value::Sample).ok_or_else(none)
+    }
+
+    /// Evaluates a site's operands.
+    fn site(&mut self, generate: &'a Generate) -> Result<Site<'a>, Flow> {
+        let (role_index, role) = self.role(generate.model)?;
+        let context = self.context(generate.ctx)?;
+        let n = match generate.n {
+            Some(var) => self.count(var, "n")?,
+            None => 1,
+        };
+        let live = match generate.live {
+            Some(var) => self.count(var, "live")?,
+            None => n,
+        };
+        let cap = u32::try_from(generate.live_max).unwrap_or(u32::MAX).min(live.max(n));
+        let max = u64::from(self.count(generate.max, "max")?).min(generate.max_bound);
+        let optional = |me: &Self, var: Option<Var>, name: &str, default: f64| match var {
+            Some(var) => me.number(var, name),
+            None => Ok(default),
+        };
+        let sampling = Sampling {
+            temperature: optional(self, generate.temp, "temp", 1.0)? as f32,
+            top_k: generate.top_k.map_or(Ok(0), |var| self.count(var, "top_k"))?,
+            top_p: optional(self, generate.top_p, "top_p", 1.0)? as f32,
+            min_p: optional(self, generate.min_p, "min_p", 0.0)? as f32,
+        };
+        let seed = match generate.seed.map(|var| self.value(var)).transpose()? {
+            Some(Value::Int(seed)) => seed as u64,
+            _ => self.run.seed,
+        };
+        let prompt = encode(role, &context, role_index)?;
+        let (holds, shares) = {
+            let host = role.host()?;
+            (host.model().info().context, !host.model().answers_differ())
+        };
+        if prompt.is_empty() || prompt.len() >= holds {
+            let role = role.name.clone();
+            return Err(Flow::from(RunError::PromptTooLong { role, tokens: prompt.len(), context: holds }));
+        }
+        // Written answers are taken as they are: a test may show what happens when a format is missed.
+        let matcher = match &role.grammars {
+            Some(grammars) if shares => grammars.matcher(&generate.format).map_err(RunError::Format)?,
+            _ => None,
+        };
+        let branches = generate.rules.iter().flat_map(|r| &r.actions).any(|a| matches!(a, Action::Branch(_)));
+        let (waves, chunk) = match self.run.site_plan(generate.site) {
+            // Branches share one bound on sequences: all start together, so that who may branch is no matter of waves.
+            Some(SitePlan::Generate { waves, prefill_chunk, .. }) if !branches => (waves.clone(), *prefill_chunk),
+            Some(SitePlan::Generate { prefill_chunk, .. }) => (Vec::new(), *prefill_chunk),
+            _ => (Vec::new(), 0),
+        };
+        let fused = |plan: &SitePlan| matches!(plan, SitePlan::Score { mode: ScoreMode::Fused, .. });
+        Ok(Site {
+            generate,
+            role,
+            role_index,
+            context,
+            prompt: prompt.into(),
+            n: n.min(cap),
+            cap,
+            max: usize::try_from(max).unwrap_or(usize::MAX),
+            holds,
+            sampling,
+            stops: self.stop_texts(generate.stop)?,
+            ends: role.codec()?.end_tokens().to_vec(),
+            seed,
+            statistics: rules::statistics(generate),
+            waves: waves.into(),
+            chunk: if chunk == 0 { usize::MAX } else { chunk as usize },
+            shares,
+            keeps: generate.n.is_none() || self.run.sites.iter().any(fused),
+            matcher,
+        })
+    }
+
+    fn stop_texts(&mut self, stop: Option<Var>) -> Result<Vec<String>, Flow> {
+        let Some(var) = stop else { return Ok(Vec::new()) };
+        match self.value(var)? {
+            Value::List(items) => Ok(items.iter().map(Value::to_text).collect()),
+            Value::None => Ok(Vec::new()),
+            one => Ok(vec![one.to_text()]),
+        }
+    }
+
+    /// Gives sequences back; returns how many were cut off.
+    fn release(&mut self, site: &Site<'a>, work: &mut Work) -> Result<u64, Flow> {
+        if work.root.is_none() && work.live.is_empty() {
+            return Ok(0);
+        }
+        let mut host = site.role.host()?;
+        let mut cancelled = 0;
+        for sequence in work.live.drain(..) {
+            host.free(sequence.seq);
+            cancelled += 1;
+        }
+        if let Some(root) = work.root.take() {
+            host.keep(root, site.prompt.to_vec());
+        }
+        Ok(cancelled)
+    }
+
+    fn run_site(&mut self, site: &mut Site<'a>, work: &mut Work) -> Result<(), Flow> {
+        self.prefill_site(site, work)?;
+        loop {
+            let grown = std::mem::take(&mut work.grown);
+            if grown > 0 || (work.live.is_empty() && work.waiting > 0) {
+                let wave = if grown > 0 {
+                    grown
+                } else {
+                    site.waves.pop_front().filter(|&w| w > 0).unwrap_or(u32::MAX).min(work.waiting)
+                };
+                work.waiting -= wave.min(work.waiting) * u32::from(grown == 0);
+                self.emit(&Event::WaveStarted { site: site.generate.site, wave: work.waves, sequences: wave });
+                work.waves += 1;
+                self.start_sequences(site, work, wave)?;
+            } else if work.live.is_empty() {
+                return Ok(());
+            } else {
+                self.step_site(site, work)?;
+            }
+        }
+    }
+
+    /// Computes the prompt.
+    fn prefill_site(&mut self, site: &Site<'a>, work: &mut Work) -> Result<(), Flow> {
+        self.admit(0, 0, 0)?;
+        let begun = Instant::now();
+        let most = site.prompt.len() - usize::from(!site.shares);
+        let mut host = site.role.host()?;
+        let (root, reused) = host.begin(&site.prompt).map_err(|e| site.role.failed(e))?;
+        work.root = Some(root);
+        let wanted = if site.shares { Wanted::Last } else { Wanted::None };
+        let rest = &site.prompt[reused.min(most)..most];
+        let mut first = None;
+        let mut trip = None;
+        let mut go_on = |kv| match self.admit(0, 0, kv) {
+            Ok(()) => true,
+            Err(flow) => {
+                trip = Some(flow);
+                false
+            }
+        };
+        let result =
+            host.prefill(root, rest, site.chunk, wanted, &mut go_on, &mut |row| first = Some(OwnedRow::of(&row)));
+        drop(host);
+        if let Some(flow) = trip {
+            return Err(flow);
+        }
+        result.map_err(|e| site.role.failed(e))?;
+        work.first = first;
+        self.charge(&Usage { prompt_tokens: rest.len() as u64, ..Usage::default() });
+        let seconds = begun.elapsed().as_secs_f64();
+        let event = Event::Prefilled {
+            site: site.generate.site,
+            role: &site.role.name,
+            tokens: site.prompt.len(),
+            reused,
+            seconds,
+        };
+        self.run.metrics().prefill(site.generate.site, rest.len(), reused, seconds);
+        self.emit(&event);
+        Ok(())
+    }
+
+    /// Starts `count` sequences; with a shared row they take their first token here.
+    fn start_sequences(&mut self, site: &Site<'a>, work: &mut Work, count: u32) -> Result<(), Flow> {
+        let count = count.min(site.cap.saturating_sub(work.started));
+        let Some(root) = work.root else { return Ok(()) };
+        let tokens = if site.shares && site.max > 0 { u64::from(count) } else { 0 };
+        let kv = site.role.host()?.model().kv_bytes();
+        self.admit(tokens, u64::from(count), kv)?;
+        self.charge(&Usage { calls: u64::from(count), ..Usage::default() });
+        let mut fresh = Vec::new();
+        for _ in 0..count {
+            let seq = match site.role.host()?.fork(root) {
+                Ok(seq) => seq,
+                Err(e) => {
+                    work.live.append(&mut fresh);
+                    return Err(Flow::from(site.role.failed(e)));
+                }
+            };
+            let index = work.started;
+            work.started += 1;
+            fresh.push(Sequence {
+                index,
+                key: index,
+                seq,
+                pending: site.prompt[site.prompt.len() - 1..].to_vec(),
+                tokens: Vec::new(),
+                logprobs: Vec::new(),
+                entropy: 0.0,
+                text: Detokenised::default(),
+                history: History::new(&site.statistics),
+                matcher: site.matcher.clone(),
+                inherited: 0,
+                started: Instant::now(),
+            });
+        }
+        self.run.metrics().sequences(site.generate.site, u64::from(count));
+        if site.max == 0 {
+            for sequence in fresh {
+                self.finish(site, work, sequence, EndReason::Max, None, false)?;
+            }
+            return Ok(());
+        }
+        let Some(first) = work.first.take() else {
+            work.live.append(&mut fresh);
+            return Ok(());
+        };
+        let mut room = self.room(site, work, fresh.len());
+        let decisions = fresh
+            .iter_mut()
+            .map(|s| self.decide(site, s, &mut work.sampler, &mut work.masked, &first.row(), &mut room));
+        let decisions: Vec<Decision> = decisions.collect();
+        work.first = Some(first);
+        let mut older = std::mem::take(&mut work.live);
+        let result = self.apply(site, work, fresh, decisions);
+        // Sequences started later have higher indices; those that ran before stay in front.
+        older.append(&mut work.live);
+        work.live = older;
+        result
+    }
+
+    /// Children that branches of this step may add: bounded by the site's cap and the tokens left.
+    fn room(&self, site: &Site<'a>, work: &Work, live: usize) -> u32 {
+        let tokens = remaining(self.guards())
+            .tokens
+            .map_or(u32::MAX, |left| u32::try_from(left.saturating_sub(live as u64)).unwrap_or(u32::MAX));
+        let calls = remaining(self.guards()).calls.map_or(u32::MAX, |left| u32::try_from(left).unwrap_or(u32::MAX));
+        site.cap.saturating_sub(work.started + work.waiting + work.grown).min(tokens).min(calls)
+    }
+
+    /// One token for every live sequence.
+    fn step_site(&mut self, site: &Site<'a>, work: &mut Work) -> Result<(), Flow> {
+        let begun = Instant::now();
+        let mut host = site.role.host()?;
+        self.admit(work.live.len() as u64, 0, host.model().kv_bytes())?;
+        let mut room = self.room(site, work, work.live.len());
+        let pending: Vec<Vec<u32>> = work.live.iter_mut().map(|s| std::mem::take(&mut s.pending)).collect();
+        let appends: Vec<Append<'_>> = work
+            .live
+            .iter()
+            .zip(&pending)
+            .map(|(s, tokens)| Append { seq: s.seq, tokens, wanted: Wanted::Last })
+            .collect();
+        let mut decisions: Vec<Option<Decision>> = appends.iter().map(|_| None).collect();
+        let Work { live, sampler, masked, .. } = &mut *work;
+        let me = &*self;
+        let mut sink = |i: usize, _: usize, row: Row<'_>| {
+            let decided = me.decide(site, &mut live[i], sampler, masked, &row, &mut room);
+            decisions[i] = Some(decided);
+        };
+        host.step(&appends, &mut sink).map_err(|e| site.role.failed(e))?;
+        drop(host);
+        self.run.metrics().step(site.generate.site, pending.len(), begun.elapsed().as_secs_f64());
+        let lost = || Decision::Failed("the model delivered no row".to_owned());
+        let decisions = decisions.into_iter().map(|d| d.unwrap_or_else(lost)).collect();
+        let live = std::mem::take(&mut work.live);
+        self.apply(site, work, live, decisions)
+    }
+
+    /// Chooses what happens to a sequence at a row.
+    fn decide(
+        &self,
+        site: &Site<'a>,
+        sequence: &mut Sequence,
+        sampler: &mut Sampler,
+        masked: &mut Vec<f32>,
+        row: &Row<'_>,
+        room: &mut u32,
+    ) -> Decision {
+        if !row.is_sound() {
+            return Decision::Failed("the model produced logits that are no numbers".to_owned());
+        }
+        sequence.history.push(row);
+        let mut how = site.sampling;
+        let mut branch = None;
+        for (number, rule) in token_rules(site.generate) {
+            match self.look(site, sequence, number, rule) {
+                Err(cause) => return Decision::Failed(cause),
+                Ok(None) => continue,
+                Ok(Some(temperature)) => {
+                    if let Some(temperature) = temperature {
+                        how.temperature = temperature;
+                    }
+                }
+            }
+            for action in &rule.actions {
+                match action {
+                    Action::Stop => return Decision::Stopped { dropped: false, rule: number },
+                    Action::Drop => return Decision::Stopped { dropped: true, rule: number },
+                    Action::Branch(k) => branch = branch.or(Some((*k, number))),
+                    Action::Temperature(_) | Action::Grow(_) => {}
+                }
+            }
+        }
+        let mut allowed = *row;
+        if let Some(matcher) = &mut sequence.matcher {
+            if let Err(cause) = matcher.mask(row.logits, masked) {
+                return Decision::Failed(cause);
+            }
+            allowed = measure(masked);
+            if !allowed.is_sound() {
+                return Decision::Failed("no token of the vocabulary continues the format".to_owned());
+            }
+        }
+        if let Some((k, rule)) = branch
+            && *room > 0
+            && k > 1
+        {
+            let children = k.min(room.saturating_add(1));
+            let tops: Vec<(u32, f32)> = top_tokens(&allowed, children as usize)
+                .into_iter()
+                .filter(|(token, _)| allowed.logits[*token as usize] > f32::NEG_INFINITY)
+                .map(|(token, _)| (token, crate::sample::logprob(row, token)))
+                .collect();
+            if tops.len() > 1 {
+                *room -= tops.len() as u32 - 1;
+                return Decision::Tokens(tops, row.entropy, Some(rule));
+            }
+        }
+        let key = Key {
+            seed: site.seed,
+            stream: site.generate.stream,
+            sequence: sequence.key,
+            position: sequence.tokens.len() as u32,
+            draw: self.path,
+        };
+        match sampler.sample(&allowed, &how, key) {
+            Some(choice) => {
+                let logprob = crate::sample::logprob(row, choice.token);
+                Decision::Tokens(vec![(choice.token, logprob)], row.entropy, None)
+            }
+            None => Decision::Failed("no token could be drawn".to_owned()),
+        }
+    }
+
+    /// Looks at a token rule: `None` when it does not fire, else the temperature it sets, if any.
+    fn look(
+        &self,
+        site: &Site<'a>,
+        sequence: &Sequence,
+        number: u32,
+        rule: &Rule,
+    ) -> Result<Option<Option<f32>>, String> {
+        let stat = |field, window| sequence.history.value(field, window);
+        let variable = |var| self.peek(var).and_then(Scalar::of);
+        let tunable = |i: u32| self.run.tunables.get(i as usize).and_then(Scalar::of);
+        if let Some(compiled) = self.run.rules.and_then(|r| r.rule(site.generate.site, number).map(|c| (r, c))) {
+            let (rules, compiled) = compiled;
+            let stats: Vec<f32> = compiled.stats.iter().map(|(f, w)| stat(*f, *w)).collect();
+            let capture = |capture: &Capture| {
+                let scalar = match capture {
+                    Capture::Var(var) => variable(*var),
+                    Capture::Tunable(i) => tunable(*i),
+                };
+                match scalar {
+                    Some(Scalar::Number(x)) => Ok(x),
+                    Some(Scalar::Truth(b)) => Ok(f32::from(u8::from(b))),
+                    None => Err(format!("{capture:?} of a compiled rule is no number")),
+                }
+            };
+            let captures = compiled.captures.iter().map(capture).collect::<Result<Vec<_>, _>>()?;
+            let fired = rules.fire(compiled, &stats, &captures);
+            let sets = rule.actions.iter().any(|a| matches!(a, Action::Temperature(_)));
+            return Ok(fired.fires.then_some(sets.then_some(fired.temperature)));
+        }
+        let outside = Outside { stat: &stat, variable: &variable, tunable: &tunable };
+        if let Some(region) = &rule.when {
+            match rules::scalar(region, &outside)? {
+                Scalar::Truth(true) => {}
+                Scalar::Truth(false) => return Ok(None),
+                Scalar::Number(_) => return Err("a rule's condition is a number".to_owned()),
+            }
+        }
+        let mut temperature = None;
+        for action in &rule.actions {
+            if let Action::Temperature(region) = action {
+                match rules::scalar(region, &outside)? {
+                    Scalar::Number(x) => temperature = Some(x),
+                    Scalar::Truth(_) => return Err("a rule's temperature is a truth value".to_owned()),
+                }
+            }
+        }
+        Ok(Some(temperature))
+    }
+
+    /// Carries out decisions in the order of the sequences.
+    fn apply(
+        &mut self,
+        site: &Site<'a>,
+        work: &mut Work,
+        sequences: Vec<Sequence>,
+        decisions: Vec<Decision>,
+    ) -> Result<(), Flow> {
+        let chosen = |d: &Decision| if let Decision::Tokens(tokens, ..) = d { tokens.len() as u64 } else { 0 };
+        self.charge(&Usage { tokens: decisions.iter().map(chosen).sum(), ..Usage::default() });
+        let live = sequences.len() as u32;
+        let mut queue: VecDeque<(Sequence, Decision)> = sequences.into_iter().zip(decisions).collect();
+        let mut born = Vec::new();
+        let mut outcome = Ok(());
+        while let Some((sequence, decision)) = queue.pop_front() {
+            outcome = self.apply_one(site, work, sequence, decision, live, &mut born);
+            if outcome.is_err() || work.stopped {
+                break;
+            }
+        }
+        // What is left here after a stop or a failure is cut off and given back by `release`.
+        work.live.extend(queue.into_iter().map(|(sequence, _)| sequence));
+        work.live.append(&mut born);
+        if work.stopped {
+            (work.waiting, work.grown) = (0, 0);
+            let mut host = site.role.host()?;
+            let cancelled = work.live.len() as u64;
+            for sequence in work.live.drain(..) {
+                host.free(sequence.seq);
+            }
+            drop(host);
+            self.charge(&Usage { cancelled, ..Usage::default() });
+        }
+        outcome
+    }
+
+    fn apply_one(
+        &mut self,
+        site: &Site<'a>,
+        work: &mut Work,
+        mut sequence: Sequence,
+        decision: Decision,
+        live: u32,
+        born: &mut Vec<Sequence>,
+    ) -> Result<(), Flow> {
+        let (tokens, entropy, rule) = match decision {
+            Decision::Failed(cause) => return self.finish(site, work, sequence, EndReason::Error, Some(cause), false),
+            Decision::Stopped { dropped, rule } => {
+                self.fired(site, rule, Some(&sequence));
+                sequence.text.finish();
+                return self.finish(site, work, sequence, EndReason::Rule, None, dropped);
+            }
+            Decision::Tokens(tokens, entropy, rule) => (tokens, entropy, rule),
+        };
+        if let Some(rule) = rule {
+            self.fired(site, rule, Some(&sequence));
+        }
+        let position = sequence.tokens.len() as u32;
+        let mut children = Vec::new();
+        for number in 1..tokens.len() {
+            let seq = match site.role.host()?.fork(sequence.seq) {
+                Ok(seq) => seq,
+                Err(e) => {
+                    work.live.push(sequence);
+                    born.append(&mut children);
+                    return Err(Flow::from(site.role.failed(e)));
+                }
+            };
+            let index = work.started;
+            work.started += 1;
+            let mut child = sequence.clone();
+            (child.index, child.seq, child.inherited) = (index, seq, position as usize);
+            child.key = branch_key(sequence.key, position, number as u32);
+            child.started = Instant::now();
+            self.charge(&Usage { calls: 1, ..Usage::default() });
+            self.run.metrics().sequences(site.generate.site, 1);
+            self.emit(&Event::Branched { site: site.generate.site, parent: sequence.index, child: index, position });
+            children.push(child);
+        }
+        let mut family: VecDeque<Sequence> = std::iter::once(sequence).chain(children).collect();
+        let mut outcome = Ok(());
+        for (number, (token, logprob)) in tokens.into_iter().enumerate() {
+            let Some(member) = family.pop_front() else { break };
+            match self.take(site, work, member, (token, logprob, entropy), live) {
+                Ok(Some(alive)) if number == 0 => work.live.push(alive),
+                Ok(Some(alive)) => born.push(alive),
+                Ok(None) => {}
+                Err(flow) => outcome = Err(flow),
+            }
+            if work.stopped || outcome.is_err() {
+                break;
+            }
+        }
+        born.extend(family);
+        outcome
+    }
+
+    /// A sequence takes a token; `None` when it ended by it.
+    fn take(
+        &mut self,
+        site: &Site<'a>,
+        work: &mut Work,
+        mut sequence: Sequence,
+        (token, logprob, entropy): (u32, f32, f32),
+        live: u32,
+    ) -> Result<Option<Sequence>, Flow> {
+        let codec = site.role.codec()?.clone();
+        if let Some(matcher) = &mut sequence.matcher
+            && let Err(cause) = matcher.accept(token)
+        {
+            return self.finish(site, work, sequence, EndReason::Error, Some(cause), false).map(|()| None);
+        }
+        let bytes = codec.token_bytes(token);
+        let before = sequence.text.text.len();
+        let ending = Ending {
+            ends: &site.ends,
+            stops: &site.stops,
+            max: site.max,
+            prompt: site.prompt.len(),
+            context: site.holds,
+        };
+        let ended = sequence.take(Taken { id: token, logprob, entropy, bytes: &bytes }, &ending);
+        let text = sequence.text.text.get(before..).unwrap_or("");
+        let seq = sequence.index;
+        self.emit(&Event::Token { site: site.generate.site, seq, token, logprob, text, live });
+        match ended {
+            None => Ok(Some(sequence)),
+            Some(reason) => self.finish(site, work, sequence, reason, None, false).map(|()| None),
+        }
+    }
+
+    fn fired(&self, site: &Site<'a>, rule: u32, sequence: Option<&Sequence>) {
+        self.emit(&Event::RuleFired {
+            site: site.generate.site,
+            rule,
+            seq: sequence.map(|s| s.index),
+            position: sequence.map_or(0, |s| s.tokens.len() as u32),
+        });
+    }
+
+    /// Ends a sequence: makes its sample, gives its keys back, looks at end and set rules.
+    fn finish(
+        &mut self,
+        site: &Site<'a>,
+        work: &mut Work,
+        sequence: Sequence,
+        reason: EndReason,
+        error: Option<String>,
+        dropped: bool,
+    ) -> Result<(), Flow> {
+        {
+            let mut host = site.role.host()?;
+            if site.keeps && error.is_none() {
+                let tokens = site.prompt.iter().chain(&sequence.tokens).copied().collect();
+                host.keep(sequence.seq, tokens);
+            } else {
+                host.free(sequence.seq);
+            }
+        }
+        let index = sequence.index;
+        let event =
+            Event::SequenceEnded { site: site.generate.site, seq: index, reason, tokens: sequence.tokens.len() as u32 };
+        self.emit(&event);
+        if error.is_none() {
+            self.charge(&Usage { samples: 1, ..Usage::default() });
+        }
+        let sample = Arc::new(finished(site, sequence, reason, error));
+        let mut dropped = dropped;
+        let generate = site.generate;
+        for (number, rule) in (0u32..).zip(&generate.rules).filter(|(_, r)| r.level == Level::End) {
+            if !self.condition(rule, Value::Sample(sample.clone()))? {
+                continue;
+            }
+            self.emit(&Event::RuleFired {
+                site: generate.site,
+                rule: number,
+                seq: Some(index),
+                position: sample.tokens.len() as u32,
+            });
+            dropped |= rule.actions.contains(&Action::Drop);
+        }
+        let failed = sample.reason == EndReason::Error;
+        work.done.push(Finished { sample, dropped });
+        if dropped || failed { Ok(()) } else { self.set_rules(site, work) }
+    }
+
+    /// Looks at the set rules after a change of the finished set.
+    fn set_rules(&mut self, site: &Site<'a>, work: &mut Work) -> Result<(), Flow> {
+        let generate = site.generate;
+        for (number, rule) in (0u32..).zip(&generate.rules).filter(|(_, r)| r.level == Level::Set) {
+            let mut done: Vec<&Finished> =
+                work.done.iter().filter(|f| !f.dropped && f.sample.reason != EndReason::Error).collect();
+            done.sort_by_key(|f| f.sample.index);
+            let set = Value::List(done.iter().map(|f| Value::Sample(f.sample.clone())).collect());
+            if !self.condition(rule, set)? {
+                continue;
+            }
+            self.fired(site, number, None);
+            for action in &rule.actions {
+                match action {
+                    Action::Stop => {
+                        work.stopped = true;
+                        return Ok(());
+                    }
+                    Action::Grow(k) => {
+                        let taken = work.started + work.waiting + work.grown;
+                        work.grown += (*k).min(site.cap.saturating_sub(taken));
+                    }
+                    Action::Branch(_) | Action::Drop | Action::Temperature(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an end or set rule fires for a value.
+    fn condition(&mut self, rule: &'a Rule, value: Value) -> Result<bool, Flow> {
+        let Some(region) = &rule.when else { return Ok(true) };
+        match self.call(region, vec![value])? {
+            Value::Bool(fires) => Ok(fires),
+            other => Err(Flow::from(RunError::Plan(format!("a rule's condition is {}", other.kind())))),
+        }
+    }
+}
+
+fn token_rules(generate: &Generate) -> impl Iterator<Item = (u32, &Rule)> {
+    (0u32..).zip(&generate.rules).filter(|(_, r)| r.level == Level::Token)
+}
+
+fn finished(site: &Site<'_>, sequence: Sequence, reason: EndReason, error: Option<String>) -> Sample {
+    let text: Arc<str> = Arc::from(sequence.text.text);
+    let value = match error {
+        Some(_) => Value::None,
+        None => super::format::value(&site.generate.format, &text, reason.is_complete()),
+    };
+    let usage = Usage {
+        tokens: (sequence.tokens.len() - sequence.inherited) as u64,
+        calls: 1,
+        samples: u64::from(error.is_none()),
+        seconds: sequence.started.elapsed().as_secs_f64(),
+        ..Usage::default()
+    };
+    Sample {
+        index: sequence.index,
+        role: site.role_index,
+        text,
+        value,
+        entropy: sequence.entropy / sequence.tokens.len().max(1) as f64,
+        tokens: sequence.tokens.into(),
+        logprobs: sequence.logprobs.into(),
+        reason,
+        error: error.map(Arc::from),
+        context: site.context.clone(),
+        prompt: site.prompt.clone(),
+        usage,
+    }
+}
+
+/// The number that a child's draws are keyed by: a hash of its path, so that it does not depend on what else branched.
+/// The highest bit keeps it apart from the indices of sequences that were asked for.
+fn branch_key(parent: u32, position: u32, child: u32) -> u32 {
+    let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+    for word in [parent, position, child] {
+        hash = (hash ^ u64::from(word)).wrapping_mul(0x0000_0100_0000_01B3);
+        hash ^= hash >> 29;
+    }
+    (hash >> 16) as u32 | 0x8000_0000
+}
+
+/// Token ids of a context for a model, with the opening of its answer; a last turn of the assistant is continued.
+pub(super) fn encode(role: &RoleState, context: &Context, role_index: u32) -> Result<Vec<u32>, RunError> {
+    let codec = role.codec()?;
+    let refuse = |cause| RunError::Codec { role: role.name.clone(), cause };
+    let (turns, partial) = match context.turns.split_last() {
+        Some((last, rest)) if last.speaker == Speaker::Assistant => (rest, Some(last)),
+        _ => (&context.turns[..], None),
+    };
+    let messages: Vec<ChatMessage<'_>> =
+        turns.iter().map(|t| ChatMessage { speaker: t.speaker, text: &t.text }).collect();
+    let mut tokens = codec.encode_chat(&messages, true).map_err(refuse)?;
+    if let Some(partial) = partial {
+        match &partial.tokens {
+            Some((role, written)) if *role == role_index => {
+                let open = written.iter().take_while(|t| !codec.end_tokens().contains(t));
+                tokens.extend(open);
+            }
+            _ => tokens.extend(codec.encode(&partial.text).map_err(refuse)?),
+        }
+    }
+    Ok(tokens)
+}
