@@ -5,7 +5,7 @@
 //! iteration to the next or to what follows. What this does not check: that computed addresses stay inside their
 //! buffers (the interpreter does) and that divisors are not 0.
 
-use crate::kernel::{Addr, Base, Bin, Kernel, Mem, Op, ParamKind, Reg, ScalarMem, Shift, Stmt, Ty, Un};
+use crate::kernel::{Addr, Base, Bin, Kernel, Op, ParamKind, Reg, ScalarMem, Shift, Stmt, Ty, Un};
 
 /// Most bytes of locals of one kernel: they live on a thread's stack.
 pub const LOCAL_BYTES: u64 = 256 * 1024;
@@ -322,12 +322,6 @@ pub fn scalar_bytes(mem: ScalarMem) -> usize {
     }
 }
 
-/// Bytes touched by a 16-lane access.
-#[must_use]
-pub fn vector_bytes(mem: Mem) -> usize {
-    crate::kernel::LANES * mem.bytes() as usize
-}
-
 fn set(assigned: &mut Assigned, reg: Reg) {
     if let Some(slot) = assigned.get_mut(reg.0 as usize) {
         *slot = true;
@@ -337,5 +331,109 @@ fn set(assigned: &mut Assigned, reg: Reg) {
 fn unset(assigned: &mut Assigned, reg: Reg) {
     if let Some(slot) = assigned.get_mut(reg.0 as usize) {
         *slot = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Cmp, Local, Mem, Param, Split};
+
+    const I: Reg = Reg(0);
+    const J: Reg = Reg(1);
+    const V: Reg = Reg(2);
+    const W: Reg = Reg(3);
+    const B: Reg = Reg(4);
+
+    fn at(base: Base, index: Option<Reg>) -> Addr {
+        Addr { base, index, offset: 0 }
+    }
+
+    /// What is said about a kernel with registers `I J` (I64), `V W` (VF32), `B` (B64), parameters 0 (Read), 1 (Write)
+    /// and 2 (I64), and one local of 64 bytes.
+    fn faults(body: Vec<Stmt>) -> String {
+        let param = |kind| Param { name: "p".into(), kind };
+        let kernel = Kernel {
+            name: "k".into(),
+            params: [ParamKind::Read, ParamKind::Write, ParamKind::I64].map(param).into(),
+            locals: vec![Local { name: "l".into(), bytes: 64 }],
+            regs: vec![Ty::I64, Ty::I64, Ty::VF32, Ty::VF32, Ty::B64],
+            body,
+        };
+        super::kernel(&kernel).err().unwrap_or_default().join("; ")
+    }
+
+    fn int(reg: Reg) -> Stmt {
+        Stmt::Let(reg, Op::Int(1))
+    }
+
+    fn load(reg: Reg) -> Stmt {
+        Stmt::Let(reg, Op::Load(Mem::F32, at(Base::Param(0), None)))
+    }
+
+    #[test]
+    fn types_and_memory() {
+        let says = |body: Vec<Stmt>, word: &str| {
+            let said = faults(body);
+            assert!(said.contains(word), "{word:?} is not in {said:?}");
+        };
+        assert_eq!(faults(vec![int(I), load(V), Stmt::Store(Mem::F16, at(Base::Param(1), Some(I)), V)]), "");
+        says(vec![Stmt::Let(Reg(9), Op::Int(0))], "%9 does not exist");
+        says(vec![Stmt::Let(V, Op::Int(0))], "%2 is VF32 but is assigned I64");
+        says(vec![int(I), load(V), Stmt::Let(V, Op::Bin(Bin::Add, V, I))], "%0 is I64");
+        says(vec![load(V), Stmt::Let(V, Op::Bin(Bin::Rem, V, V))], "%2 is VF32");
+        says(vec![load(V), Stmt::Store(Mem::F32, at(Base::Param(0), None), V)], "declared Read");
+        says(vec![load(V), Stmt::Store(Mem::F32, at(Base::Param(2), None), V)], "addressed but is I64");
+        says(vec![load(V), Stmt::Store(Mem::I32, at(Base::Param(1), None), V)], "store");
+        says(vec![Stmt::Prefetch(at(Base::Param(7), None))], "parameter 7 does not exist");
+        says(vec![Stmt::Prefetch(at(Base::Local(1), None))], "local 1 does not exist");
+        says(vec![Stmt::Prefetch(Addr { offset: 64, ..at(Base::Local(0), None) })], "outside local");
+        says(vec![load(V), Stmt::Prefetch(at(Base::Param(0), Some(V)))], "address");
+        says(vec![Stmt::Let(I, Op::Param(0))], "not a scalar");
+        says(vec![Stmt::Let(B, Op::SplatByte(1)), Stmt::Let(B, Op::Shift(Shift::Left, B, 8))], "8 bits");
+        says(vec![Stmt::Let(B, Op::SplatByte(1)), Stmt::Let(B, Op::Shift(Shift::RightArith, B, 1))], "shift");
+        says(vec![int(I), load(V), Stmt::Let(V, Op::Select(Cmp::Lt, I, I, V, V))], "select");
+        says(vec![load(V), Stmt::Let(Reg(5), Op::Lane(V, 16))], "lane 16");
+    }
+
+    #[test]
+    fn assignment_on_every_path() {
+        let read_v = || Stmt::Let(W, Op::Copy(V));
+        let once = |body| Stmt::For { var: J, lo: I, hi: I, step: 1, body };
+        let unassigned = "read before it is assigned";
+        assert!(faults(vec![read_v()]).contains(unassigned));
+        assert!(faults(vec![int(I), once(vec![load(V)]), read_v()]).contains(unassigned));
+        assert!(faults(vec![int(I), once(vec![read_v(), load(V)])]).contains(unassigned));
+        assert!(faults(vec![int(I), once(vec![]), Stmt::Let(I, Op::Copy(J))]).contains(unassigned));
+        assert_eq!(faults(vec![int(I), load(V), once(vec![read_v(), load(V)]), read_v()]), "");
+        let branch = |otherwise| Stmt::If { cond: I, then: vec![load(V)], otherwise };
+        assert!(faults(vec![int(I), branch(vec![]), read_v()]).contains(unassigned));
+        assert_eq!(faults(vec![int(I), branch(vec![load(V)]), read_v()]), "");
+    }
+
+    #[test]
+    fn loops_and_teams() {
+        let parfor = |body| Stmt::ParFor { var: J, n: I, split: Split::Blocked, body };
+        let once = |step, body| Stmt::For { var: J, lo: I, hi: I, step, body };
+        assert!(faults(vec![int(I), once(0, vec![])]).contains("step 0"));
+        assert!(faults(vec![int(I), once(1, vec![int(J)])]).contains("assigned inside"));
+        assert!(faults(vec![int(I), once(1, vec![parfor(vec![])])]).contains("top level"));
+        let sum = || Stmt::Let(V, Op::Bin(Bin::Add, V, V));
+        assert!(
+            faults(vec![int(I), load(V), parfor(vec![sum()])]).contains("read before"),
+            "carried between iterations"
+        );
+        assert!(faults(vec![int(I), load(V), parfor(vec![load(V)]), sum()]).contains("read before"), "carried out");
+        assert_eq!(faults(vec![int(I), load(V), parfor(vec![load(V), sum()])]), "");
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let mut body = vec![];
+        for _ in 0..1000 {
+            body = vec![Stmt::If { cond: I, then: body, otherwise: vec![] }];
+        }
+        body.insert(0, int(I));
+        assert!(faults(body).contains("nest deeper"));
     }
 }
