@@ -213,7 +213,12 @@ impl Attend<'_> {
         let up = b.add_const(left, PAGE as i64 - 1);
         // May be zero or negative when no row sees a key of this chunk; then every loop below runs no times.
         let pages = b.sar(up, PAGE.trailing_zeros());
-        self.scores(b, c, &limits, pages);
+        // The table goes on behind the chunk, as far as some row sees.
+        let visible = b.add_const(most, PAGE as i64 - 1);
+        let visible = b.sar(visible, PAGE.trailing_zeros());
+        let before = b.sar(c.start, PAGE.trailing_zeros());
+        let visible = b.sub(visible, before);
+        self.scores(b, c, &limits, pages, visible);
         self.weights(b, c, pages);
         self.sums(b, c, pages);
         self.finish(b, c, entry);
@@ -232,14 +237,17 @@ impl Attend<'_> {
         all.chunks(QUERIES as usize).map(<[i64]>::to_vec).collect()
     }
 
-    /// Scores of all queries, −∞ where a row does not see the key.
-    fn scores(&self, b: &mut Build, c: &Chunk, limits: &[Int], pages: Int) {
+    /// Scores of all queries, −∞ where a row does not see the key. On the way it asks for the keys of the next pages
+    /// (of `visible`, counted from the chunk's first) and for the values of these: pages are too short for hardware to
+    /// see a stream.
+    fn scores(&self, b: &mut Build, c: &Chunk, limits: &[Int], pages: Int, visible: Int) {
         const UNROLL: i64 = 4;
         let dims = self.dims;
         let base = b.mul_const(c.row, dims.query_bytes());
         let base = b.scale_add(c.head, dims.group() * 4 * dims.head_dim, base);
         let page_row = 2 * PAGE as i64;
-        for queries in self.blocks_of_queries(c) {
+        for (block, queries) in self.blocks_of_queries(c).into_iter().enumerate() {
+            let prefetch = block == 0;
             // Few queries leave room to take two pages at once; the second may be the first again, behind all limits.
             let wide: i64 = if queries.len() <= 8 { 2 } else { 1 };
             let zero = b.int(0);
@@ -252,11 +260,27 @@ impl Attend<'_> {
                         self.page(b, c, p)
                     })
                     .collect();
+                let soon: Vec<Int> = (wide..2 * wide)
+                    .filter(|_| prefetch)
+                    .map(|i| {
+                        let (p, end) = (b.add_const(page, i), b.add_const(visible, -1));
+                        let p = b.min(p, end);
+                        self.page(b, c, p)
+                    })
+                    .collect();
                 let none = b.vf(0.0);
                 let sums: Vec<Var<Vf>> = (0..queries.len() as i64 * wide).map(|_| b.var(none)).collect();
                 b.for_to(4 * dims.head_dim, 4 * UNROLL, |b, d| {
                     let q_at = b.add(base, d);
                     let k_at: Vec<Int> = keys.iter().map(|&k| b.scale_add(d, page_row / 4, k)).collect();
+                    for (&next, &now) in soon.iter().zip(&k_at) {
+                        let next = b.scale_add(d, page_row / 4, next);
+                        for line in (0..UNROLL * page_row).step_by(64) {
+                            b.prefetch(self.keys.at(next, line));
+                            // Keys and values of a page have equal sizes and offsets.
+                            b.prefetch(self.values.at(now, line));
+                        }
+                    }
                     for step in 0..UNROLL {
                         let k: Vec<Vf> =
                             k_at.iter().map(|&k| b.load(Mem::F16, self.keys.at(k, step * page_row))).collect();
