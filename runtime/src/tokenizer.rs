@@ -6,6 +6,8 @@
 
 mod bpe;
 mod error;
+mod pre;
+mod sentence;
 mod vocab;
 
 pub use error::{TokenizerError, TokenizerFault};
@@ -13,7 +15,8 @@ pub use vocab::{MAX_SPECIALS, MAX_TOKEN_BYTES, MAX_TOKENS, TokenKind};
 
 use crate::chat::Rendered;
 use crate::gguf::{Fault, Gguf, printable};
-use bpe::Encoder;
+use bpe::ByteLevel;
+use sentence::Sentence;
 use std::path::PathBuf;
 use vocab::{Spelling, Vocab};
 
@@ -29,6 +32,12 @@ const ENDS: &[&str] = &[
     "<EOT>",
     "</s>",
 ];
+
+/// Text without special tokens to ids.
+enum Encoder {
+    ByteLevel(ByteLevel),
+    Sentence(Sentence),
+}
 
 /// A model's tokenizer.
 pub struct Tokenizer {
@@ -48,8 +57,8 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a file. Takes about as long as hashing its tokens and merges: worth a thread of its own
-    /// beside the weights.
+    /// Reads the tokenizer of a file. Takes about as long as hashing its tokens and merges (a tenth of a second for
+    /// 150,000): worth a thread of its own beside the weights.
     ///
     /// # Errors
     /// [`TokenizerError`] naming the key, for a kind or pre-tokenizer that is not supported and for metadata that are
@@ -66,9 +75,13 @@ impl Tokenizer {
             }
         };
         let vocab = Vocab::read(gguf, spelling)?;
-        let (encoder, usual_bos) = match spelling {
-            Spelling::ByteLevel => bpe::byte_level(gguf, &vocab.kinds)?,
-            Spelling::Sentence => (bpe::sentence(gguf, &vocab.kinds)?, true),
+        let encoder = match spelling {
+            Spelling::ByteLevel => Encoder::ByteLevel(ByteLevel::read(gguf, &vocab)?),
+            Spelling::Sentence => Encoder::Sentence(Sentence::read(gguf, &vocab.kinds)?),
+        };
+        let usual_bos = match &encoder {
+            Encoder::ByteLevel(b) => b.usual_bos(),
+            Encoder::Sentence(_) => true,
         };
         let id = |key: &str| -> Result<Option<u32>, TokenizerError> {
             let key = format!("tokenizer.ggml.{key}_token_id");
@@ -147,7 +160,7 @@ impl Tokenizer {
     /// those tokens: only for text that no user wrote.
     ///
     /// # Errors
-    /// When the pre-tokenizer gives up on the text (runs of a million equal characters).
+    /// When the tokenizer library refuses the text; byte-level vocabularies encode every text.
     pub fn encode(&self, text: &str, specials: bool) -> Result<Vec<u32>, TokenizerError> {
         self.encode_where(text, |_, _| specials)
     }
@@ -190,15 +203,19 @@ impl Tokenizer {
     fn encode_where(&self, text: &str, allow: impl Fn(usize, usize) -> bool) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
         let (mut begin, mut at) = (0, 0);
-        let plain = |from: usize, to: usize, ids: &mut Vec<u32>| {
+        let plain = |from: usize, to: usize, ids: &mut Vec<u32>| -> Result<(), TokenizerError> {
             if from == to {
                 return Ok(());
             }
-            self.encoder.encode(&text[from..to], true, ids).map_err(|fault| TokenizerError {
-                file: self.file.clone(),
-                place: "text".to_owned(),
-                fault,
-            })
+            match &self.encoder {
+                Encoder::ByteLevel(b) => b.encode(&self.vocab, &text[from..to], ids),
+                Encoder::Sentence(s) => s.encode(&text[from..to], ids).map_err(|fault| TokenizerError {
+                    file: self.file.clone(),
+                    place: "text".to_owned(),
+                    fault,
+                })?,
+            }
+            Ok(())
         };
         while at < text.len() {
             match self.vocab.specials.at(text, at, |len, control| !control || allow(at, len)) {
@@ -226,7 +243,8 @@ impl Tokenizer {
         }
         text.push_str(&stream.finish());
         // SentencePiece puts a space in front of every text; it is not part of it.
-        if let Encoder::Sentence { space_prefix: true, .. } = self.encoder
+        if let Encoder::Sentence(s) = &self.encoder
+            && s.space_prefix
             && text.starts_with(' ')
         {
             text.remove(0);

@@ -417,3 +417,34 @@ fn hostile_templates_and_chats_are_errors() {
     let large = [Message::new("user", "a".repeat(5 << 20))];
     assert!(matches!(run("x", &large), ChatFault::TooLarge { .. }));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+    /// Random merge tables over four letters, against the tokenizer library.
+    #[test]
+    fn merges_are_those_of_the_library(choices in proptest::collection::vec((0usize..64, 0usize..64), 0..24), text in "[abcd]{0,40}") {
+        use tokenizers::Model;
+        let (mut words, mut rules) = (vocabulary(), Vec::new());
+        let mut parts: Vec<String> = ["a", "b", "c", "d"].map(String::from).to_vec();
+        for (a, b) in choices {
+            let (a, b) = (parts[a % parts.len()].clone(), parts[b % parts.len()].clone());
+            let merged = format!("{a}{b}");
+            if merged.len() < 20 && !words.contains(&merged) {
+                words.push(merged.clone());
+                parts.push(merged);
+                rules.push((a, b));
+            }
+        }
+        let ids = words.iter().cloned().zip(0u32..).collect::<tokenizers::models::bpe::Vocab>();
+        let library = tokenizers::models::bpe::BPE::builder().vocab_and_merges(ids, rules.clone()).build().unwrap();
+        let merges: Vec<String> = rules.iter().map(|(a, b)| format!("{a} {b}")).collect();
+        let w = Writer::new()
+            .str("tokenizer.ggml.model", "gpt2")
+            .str("tokenizer.ggml.pre", "gpt-2")
+            .strings("tokenizer.ggml.tokens", &words.iter().map(String::as_str).collect::<Vec<_>>())
+            .strings("tokenizer.ggml.merges", &merges.iter().map(String::as_str).collect::<Vec<_>>());
+        let expected: Vec<u32> = library.tokenize(&text).unwrap().iter().map(|t| t.id).collect();
+        proptest::prop_assert_eq!(tokenizer(w).encode(&text, false).unwrap(), expected);
+    }
+}

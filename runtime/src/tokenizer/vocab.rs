@@ -109,7 +109,7 @@ impl Vocab {
             ));
         }
         let kinds = kinds(gguf, tokens.len())?;
-        let unspell = byte_of_char();
+        let table = byte_of_char();
         let (mut bytes, mut ends, mut controls) = (Vec::new(), Vec::with_capacity(tokens.len()), Vec::new());
         let mut by_first_byte: HashMap<u8, Vec<(String, u32, bool)>> = HashMap::new();
         let metadata = |f| at(TOKENS, TokenizerFault::Metadata(f));
@@ -136,14 +136,7 @@ impl Vocab {
                     Some(b) => bytes.push(b),
                     None => bytes.extend_from_slice(token.as_bytes()),
                 },
-                (_, Spelling::ByteLevel) => {
-                    for c in token.chars() {
-                        match unspell.get(c as usize).copied().flatten() {
-                            Some(b) => bytes.push(b),
-                            None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                        }
-                    }
-                }
+                (_, Spelling::ByteLevel) => unspell(&table, token, &mut bytes),
                 (_, Spelling::Sentence) => bytes.extend_from_slice(token.replace('\u{2581}', " ").as_bytes()),
             }
             ends.push(bytes.len());
@@ -186,8 +179,18 @@ fn hex_byte(token: &str) -> Option<u8> {
     u8::from_str_radix(token.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
 }
 
+/// Appends the bytes that printable stand-ins stand for; other characters stand for themselves.
+pub(super) fn unspell(table: &[Option<u8>], token: &str, bytes: &mut Vec<u8>) {
+    for c in token.chars() {
+        match table.get(c as usize).copied().flatten() {
+            Some(b) => bytes.push(b),
+            None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
 /// GPT-2's table: the byte that each of the first 324 characters stands for.
-fn byte_of_char() -> Vec<Option<u8>> {
+pub(super) fn byte_of_char() -> Vec<Option<u8>> {
     let mut table = vec![None; 256 + 68];
     let mut next = 256;
     for b in 0..=255u8 {
