@@ -5,11 +5,12 @@
 //! the site, the sequence and the position, never on batching, waves, reuse of prefixes or time.
 //! Deliberately absent: choices of schedule (they are in the plan), files, printing.
 //!
-//! Rooms: `interp` (regions and operations), `prims`, `builtins`, `select` (pure operations), `generate`, `sequence`,
+//! Rooms: `interp` (regions and operations), `prims`, `builtins`, `select` (pure operations), `generate`, `decide`, `sequence`,
 //! `rules`, `format` (sampling sites), `scoring` (scores, choices, expectations), `host` (a model and its cached
 //! sequences), `guard` (budgets).
 
 mod builtins;
+mod decide;
 mod format;
 mod generate;
 mod guard;

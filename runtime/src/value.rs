@@ -165,10 +165,10 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Sum of the log-probabilities of its tokens.
+    /// Mean log-probability of its tokens, nats; 0 without tokens.
     #[must_use]
     pub fn logprob(&self) -> f64 {
-        self.logprobs.iter().map(|&p| f64::from(p)).sum()
+        self.logprobs.iter().map(|&p| f64::from(p)).sum::<f64>() / self.logprobs.len().max(1) as f64
     }
 
     /// The last paragraph of the text.
@@ -189,7 +189,7 @@ pub struct Vote {
     pub margin: f64,
     /// Classes, largest first: key, weight, members in their old order.
     pub classes: Vec<(Value, f64, Vec<Value>)>,
-    /// What the voters used, if they are samples.
+    /// What the run used until the vote.
     pub usage: Usage,
 }
 

@@ -4,24 +4,24 @@
 //! where the language says: token rules before each token, end and set rules when a sequence ends, in the order of the
 //! sequences, so that a stop that the third of eight fires drops the others even if they would have ended in this step.
 
+use super::decide::Decision;
 use super::guard::remaining;
 use super::interp::{Flow, Interp};
-use super::rules::{self, History, Outside, Scalar};
+use super::rules::{self, History};
 use super::sequence::{Detokenised, Ending, Sequence, Taken};
 use super::{ChatMessage, Event, RoleState, RunError};
 use crate::model::{Append, Row, SeqId, Wanted};
-use crate::sample::{Key, Sampler, Sampling, measure, top_tokens};
+use crate::sample::{Sampler, Sampling};
 use crate::value::{Context, EndReason, Sample, Usage, Value};
 use ir::plan::{ScoreMode, SitePlan};
-use ir::rule::Capture;
 use ir::strategy::{Action, DistField, Generate, Level, Rule, Speaker, Var, Window};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// A site with its operands evaluated.
-struct Site<'a> {
-    generate: &'a Generate,
+pub(super) struct Site<'a> {
+    pub(super) generate: &'a Generate,
     role: &'a RoleState,
     role_index: u32,
     context: Arc<Context>,
@@ -32,10 +32,10 @@ struct Site<'a> {
     cap: u32,
     max: usize,
     holds: usize,
-    sampling: Sampling,
+    pub(super) sampling: Sampling,
     stops: Vec<String>,
     ends: Vec<u32>,
-    seed: u64,
+    pub(super) seed: u64,
     statistics: Vec<(DistField, Window)>,
     waves: VecDeque<u32>,
     chunk: usize,
@@ -91,23 +91,12 @@ impl OwnedRow {
     }
 }
 
-/// What happens to a sequence at a row.
-enum Decision {
-    Failed(String),
-    Stopped {
-        dropped: bool,
-        rule: u32,
-    },
-    /// Tokens with their log-probabilities: one, or one per child of a branch; and the rule that branched.
-    Tokens(Vec<(u32, f32)>, f32, Option<u32>),
-}
-
 impl<'a> Interp<'a> {
     /// Carries out a sampling site: a sample for `gen`, a list for `sample`.
     pub(super) fn generate(&mut self, generate: &'a Generate) -> Result<Value, Flow> {
         let mut site = self.site(generate)?;
         let mut work = Work { waiting: site.n, ..Work::default() };
-        let outcome = if site.n == 0 { Ok(()) } else { self.run_site(&mut site, &mut work) };
+        let outcome = self.run_site(&mut site, &mut work);
         let cancelled = self.release(&site, &mut work)?;
         self.charge(&Usage { cancelled, ..Usage::default() });
         outcome?;
@@ -153,6 +142,16 @@ impl<'a> Interp<'a> {
             top_p: optional(self, generate.top_p, "top_p", 1.0)? as f32,
             min_p: optional(self, generate.min_p, "min_p", 0.0)? as f32,
         };
+        let refuse = |cause: String| Err(Flow::from(RunError::Operation(cause)));
+        let Sampling { temperature, top_p, min_p, .. } = sampling;
+        if n == 0 {
+            return refuse("`n` is 0: at least one sequence is needed".to_owned());
+        }
+        if temperature < 0.0 || top_p <= 0.0 || top_p > 1.0 || !(0.0..=1.0).contains(&min_p) {
+            return refuse(format!(
+                "temp {temperature}, top_p {top_p}, min_p {min_p}: temp is not negative, top_p and min_p are shares"
+            ));
+        }
         let seed = match generate.seed.map(|var| self.value(var)).transpose()? {
             Some(Value::Int(seed)) => seed as u64,
             _ => self.run.seed,
@@ -388,132 +387,6 @@ impl<'a> Interp<'a> {
         self.apply(site, work, live, decisions)
     }
 
-    /// Chooses what happens to a sequence at a row.
-    fn decide(
-        &self,
-        site: &Site<'a>,
-        sequence: &mut Sequence,
-        sampler: &mut Sampler,
-        masked: &mut Vec<f32>,
-        row: &Row<'_>,
-        room: &mut u32,
-    ) -> Decision {
-        if !row.is_sound() {
-            return Decision::Failed("the model produced logits that are no numbers".to_owned());
-        }
-        sequence.history.push(row);
-        let mut how = site.sampling;
-        let mut branch = None;
-        for (number, rule) in token_rules(site.generate) {
-            match self.look(site, sequence, number, rule) {
-                Err(cause) => return Decision::Failed(cause),
-                Ok(None) => continue,
-                Ok(Some(temperature)) => {
-                    if let Some(temperature) = temperature {
-                        how.temperature = temperature;
-                    }
-                }
-            }
-            for action in &rule.actions {
-                match action {
-                    Action::Stop => return Decision::Stopped { dropped: false, rule: number },
-                    Action::Drop => return Decision::Stopped { dropped: true, rule: number },
-                    Action::Branch(k) => branch = branch.or(Some((*k, number))),
-                    Action::Temperature(_) | Action::Grow(_) => {}
-                }
-            }
-        }
-        let mut allowed = *row;
-        if let Some(matcher) = &mut sequence.matcher {
-            if let Err(cause) = matcher.mask(row.logits, masked) {
-                return Decision::Failed(cause);
-            }
-            allowed = measure(masked);
-            if !allowed.is_sound() {
-                return Decision::Failed("no token of the vocabulary continues the format".to_owned());
-            }
-        }
-        if let Some((k, rule)) = branch
-            && *room > 0
-            && k > 1
-        {
-            let children = k.min(room.saturating_add(1));
-            let tops: Vec<(u32, f32)> = top_tokens(&allowed, children as usize)
-                .into_iter()
-                .filter(|(token, _)| allowed.logits[*token as usize] > f32::NEG_INFINITY)
-                .map(|(token, _)| (token, crate::sample::logprob(row, token)))
-                .collect();
-            if tops.len() > 1 {
-                *room -= tops.len() as u32 - 1;
-                return Decision::Tokens(tops, row.entropy, Some(rule));
-            }
-        }
-        let key = Key {
-            seed: site.seed,
-            stream: site.generate.stream,
-            sequence: sequence.key,
-            position: sequence.tokens.len() as u32,
-            draw: self.path,
-        };
-        match sampler.sample(&allowed, &how, key) {
-            Some(choice) => {
-                let logprob = crate::sample::logprob(row, choice.token);
-                Decision::Tokens(vec![(choice.token, logprob)], row.entropy, None)
-            }
-            None => Decision::Failed("no token could be drawn".to_owned()),
-        }
-    }
-
-    /// Looks at a token rule: `None` when it does not fire, else the temperature it sets, if any.
-    fn look(
-        &self,
-        site: &Site<'a>,
-        sequence: &Sequence,
-        number: u32,
-        rule: &Rule,
-    ) -> Result<Option<Option<f32>>, String> {
-        let stat = |field, window| sequence.history.value(field, window);
-        let variable = |var| self.peek(var).and_then(Scalar::of);
-        let tunable = |i: u32| self.run.tunables.get(i as usize).and_then(Scalar::of);
-        if let Some(compiled) = self.run.rules.and_then(|r| r.rule(site.generate.site, number).map(|c| (r, c))) {
-            let (rules, compiled) = compiled;
-            let stats: Vec<f32> = compiled.stats.iter().map(|(f, w)| stat(*f, *w)).collect();
-            let capture = |capture: &Capture| {
-                let scalar = match capture {
-                    Capture::Var(var) => variable(*var),
-                    Capture::Tunable(i) => tunable(*i),
-                };
-                match scalar {
-                    Some(Scalar::Number(x)) => Ok(x),
-                    Some(Scalar::Truth(b)) => Ok(f32::from(u8::from(b))),
-                    None => Err(format!("{capture:?} of a compiled rule is no number")),
-                }
-            };
-            let captures = compiled.captures.iter().map(capture).collect::<Result<Vec<_>, _>>()?;
-            let fired = rules.fire(compiled, &stats, &captures);
-            let sets = rule.actions.iter().any(|a| matches!(a, Action::Temperature(_)));
-            return Ok(fired.fires.then_some(sets.then_some(fired.temperature)));
-        }
-        let outside = Outside { stat: &stat, variable: &variable, tunable: &tunable };
-        if let Some(region) = &rule.when {
-            match rules::scalar(region, &outside)? {
-                Scalar::Truth(true) => {}
-                Scalar::Truth(false) => return Ok(None),
-                Scalar::Number(_) => return Err("a rule's condition is a number".to_owned()),
-            }
-        }
-        let mut temperature = None;
-        for action in &rule.actions {
-            if let Action::Temperature(region) = action {
-                match rules::scalar(region, &outside)? {
-                    Scalar::Number(x) => temperature = Some(x),
-                    Scalar::Truth(_) => return Err("a rule's temperature is a truth value".to_owned()),
-                }
-            }
-        }
-        Ok(Some(temperature))
-    }
-
     /// Carries out decisions in the order of the sequences.
     fn apply(
         &mut self,
@@ -737,10 +610,6 @@ impl<'a> Interp<'a> {
             other => Err(Flow::from(RunError::Plan(format!("a rule's condition is {}", other.kind())))),
         }
     }
-}
-
-fn token_rules(generate: &Generate) -> impl Iterator<Item = (u32, &Rule)> {
-    (0u32..).zip(&generate.rules).filter(|(_, r)| r.level == Level::Token)
 }
 
 fn finished(site: &Site<'_>, sequence: Sequence, reason: EndReason, error: Option<String>) -> Sample {

@@ -211,7 +211,7 @@ fn field(value: &Value, name: &str) -> Result<Value, String> {
         (Value::List(items), "len") => Value::Int(items.len() as i64),
         (Value::List(items), "first") => optional(items.first().cloned()),
         (Value::List(items), "last") => optional(items.last().cloned()),
-        (Value::Text(text), "len") => Value::Int(text.chars().count() as i64),
+        (Value::Text(text), "len") => Value::Int(text.len() as i64),
         (Value::Sample(s), _) => match name {
             "text" => Value::Text(s.text.clone()),
             "value" => s.value.clone(),
@@ -248,11 +248,12 @@ fn field(value: &Value, name: &str) -> Result<Value, String> {
             _ => return Err(missing()),
         },
         (Value::Budget(b), _) => match name {
-            "tokens" => optional(b.tokens.map(Value::Tokens)),
-            "calls" => optional(b.calls.map(|n| Value::Int(i64::try_from(n).unwrap_or(i64::MAX)))),
-            "kv" => optional(b.kv.map(Value::Bytes)),
-            "time" => optional(b.time.map(Value::Time)),
-            "usd" => optional(b.usd.map(Value::Usd)),
+            // What is not limited is as large as can be.
+            "tokens" => Value::Tokens(b.tokens.unwrap_or(u64::MAX)),
+            "calls" => Value::Int(b.calls.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX))),
+            "kv" => Value::Bytes(b.kv.unwrap_or(u64::MAX)),
+            "time" => Value::Time(b.time.unwrap_or(f64::INFINITY)),
+            "usd" => Value::Usd(b.usd.unwrap_or(f64::INFINITY)),
             _ => return Err(missing()),
         },
         _ => return Err(missing()),

@@ -132,6 +132,7 @@ fn primitive(prim: &Prim, args: &[Scalar]) -> Option<Scalar> {
         (Prim::Gt, [Number(a), Number(b)]) => Truth(a > b),
         (Prim::Ge, [Number(a), Number(b)]) => Truth(a >= b),
         (Prim::Call(name), [Number(a)]) => Number(match name.as_str() {
+            "float" => *a,
             "abs" => a.abs(),
             "exp" => a.exp(),
             "log" => a.ln(),

@@ -1,6 +1,6 @@
 //! Selection and voting: pure operations that call functions on the elements of a list.
 //!
-//! Ties go to the first element. Elements whose key is `none` (or NaN, for `best`, `top`, `prune`) take no part.
+//! Ties go to the first element. Elements whose key is `none` take no part; a key that is NaN comes last.
 
 use super::RunError;
 use super::interp::{Flow, Interp};
@@ -66,14 +66,14 @@ impl Interp<'_> {
             match key {
                 Value::None => {}
                 key => match key.number() {
-                    Some(x) if x.is_nan() => {}
-                    Some(x) => keys.push((x, i)),
+                    // NaN keys, of either sign, come after all others.
+                    Some(x) => keys.push((if x.is_nan() { f64::NEG_INFINITY } else { x }, x.is_nan(), i)),
                     None => return Err(Flow::from(RunError::Plan(format!("a sort key is {}", key.kind())))),
                 },
             }
         }
-        keys.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        Ok(keys.into_iter().map(|(_, i)| i).collect())
+        keys.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+        Ok(keys.into_iter().map(|(_, _, i)| i).collect())
     }
 
     fn top(&mut self, items: &[Value], k: &Value, by: &Value, old_order: bool) -> Result<Value, Flow> {
@@ -101,21 +101,16 @@ impl Interp<'_> {
             let wrong = || RunError::Operation(format!("a vote's weight is {}, which is no weight", weight.to_text()));
             votes.push((item.clone(), key, number.ok_or_else(wrong)?));
         }
-        let mut usage = Usage::default();
-        for item in items {
-            if let Value::Sample(sample) = item {
-                usage.add(&sample.usage);
-            }
-        }
+        // What the run used until the vote.
+        let usage = self.guards().next().map_or_else(Usage::default, super::Guard::spent);
         Ok(Value::Vote(Arc::new(count(&votes, usage))))
     }
 
-    /// The share of the largest class among *all* elements: those without a key agree with nobody.
+    /// The share of the largest class among the elements that have a key; 0 of none.
     fn agree(&mut self, items: &[Value], by: &Value) -> Result<Value, Flow> {
         let keys = self.map(items, by)?;
         let votes: Vec<_> = items.iter().cloned().zip(keys).map(|(item, key)| (item, key, 1.0)).collect();
-        let largest = count(&votes, Usage::default()).classes.first().map_or(0.0, |(_, weight, _)| *weight);
-        Ok(Value::Float(if items.is_empty() { 0.0 } else { largest / items.len() as f64 }))
+        Ok(Value::Float(count(&votes, Usage::default()).share))
     }
 
     /// Entropy, in nats, of the sizes of meaning classes: an element joins the first class whose first member is the
@@ -180,7 +175,7 @@ fn normal(key: &Value) -> Value {
     match key {
         Value::Text(text) | Value::Label(text) => {
             let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
-            let bare = squeezed.trim_matches('$').trim_end_matches('.').trim();
+            let bare = squeezed.trim_end_matches(['.', '$']).trim_start_matches('$').trim();
             let numeric = |c: char| c.is_ascii_digit() || matches!(c, ',' | '_' | '.' | '/' | '-' | '+' | 'e' | 'E');
             let number = bare.chars().all(numeric).then(|| crate::verify::whole_number(bare)).flatten();
             number.map_or_else(|| Value::text(bare), Value::Float)

@@ -1,0 +1,153 @@
+//! What happens to a sequence at a row: token rules, masks of formats, the draw.
+
+use super::generate::Site;
+use super::interp::Interp;
+use super::rules::{self, Outside, Scalar};
+use super::sequence::Sequence;
+use crate::model::Row;
+use crate::sample::{Key, Sampler, measure, top_tokens};
+use ir::rule::Capture;
+use ir::strategy::{Action, Generate, Level, Rule};
+
+/// What happens to a sequence at a row.
+pub(super) enum Decision {
+    Failed(String),
+    Stopped {
+        dropped: bool,
+        rule: u32,
+    },
+    /// Tokens with their log-probabilities: one, or one per child of a branch; and the rule that branched.
+    Tokens(Vec<(u32, f32)>, f32, Option<u32>),
+}
+
+impl<'a> Interp<'a> {
+    /// Chooses what happens to a sequence at a row.
+    pub(super) fn decide(
+        &self,
+        site: &Site<'a>,
+        sequence: &mut Sequence,
+        sampler: &mut Sampler,
+        masked: &mut Vec<f32>,
+        row: &Row<'_>,
+        room: &mut u32,
+    ) -> Decision {
+        if !row.is_sound() {
+            return Decision::Failed("the model produced logits that are no numbers".to_owned());
+        }
+        sequence.history.push(row);
+        let mut how = site.sampling;
+        let mut branch = None;
+        for (number, rule) in token_rules(site.generate) {
+            match self.look(site, sequence, number, rule) {
+                Err(cause) => return Decision::Failed(cause),
+                Ok(None) => continue,
+                Ok(Some(temperature)) => {
+                    if let Some(temperature) = temperature {
+                        how.temperature = temperature;
+                    }
+                }
+            }
+            for action in &rule.actions {
+                match action {
+                    Action::Stop => return Decision::Stopped { dropped: false, rule: number },
+                    Action::Drop => return Decision::Stopped { dropped: true, rule: number },
+                    Action::Branch(k) => branch = branch.or(Some((*k, number))),
+                    Action::Temperature(_) | Action::Grow(_) => {}
+                }
+            }
+        }
+        let mut allowed = *row;
+        if let Some(matcher) = &mut sequence.matcher {
+            if let Err(cause) = matcher.mask(row.logits, masked) {
+                return Decision::Failed(cause);
+            }
+            allowed = measure(masked);
+            if !allowed.is_sound() {
+                return Decision::Failed("no token of the vocabulary continues the format".to_owned());
+            }
+        }
+        if let Some((k, rule)) = branch
+            && *room > 0
+            && k > 1
+        {
+            let children = k.min(room.saturating_add(1));
+            let tops: Vec<(u32, f32)> = top_tokens(&allowed, children as usize)
+                .into_iter()
+                .filter(|(token, _)| allowed.logits[*token as usize] > f32::NEG_INFINITY)
+                .map(|(token, _)| (token, crate::sample::logprob(row, token)))
+                .collect();
+            if tops.len() > 1 {
+                *room -= tops.len() as u32 - 1;
+                return Decision::Tokens(tops, row.entropy, Some(rule));
+            }
+        }
+        let key = Key {
+            seed: site.seed,
+            stream: site.generate.stream,
+            sequence: sequence.key,
+            position: sequence.tokens.len() as u32,
+            draw: self.path,
+        };
+        match sampler.sample(&allowed, &how, key) {
+            Some(choice) => {
+                let logprob = crate::sample::logprob(row, choice.token);
+                Decision::Tokens(vec![(choice.token, logprob)], row.entropy, None)
+            }
+            None => Decision::Failed("no token could be drawn".to_owned()),
+        }
+    }
+
+    /// Looks at a token rule: `None` when it does not fire, else the temperature it sets, if any.
+    fn look(
+        &self,
+        site: &Site<'a>,
+        sequence: &Sequence,
+        number: u32,
+        rule: &Rule,
+    ) -> Result<Option<Option<f32>>, String> {
+        let stat = |field, window| sequence.history.value(field, window);
+        let variable = |var| self.peek(var).and_then(Scalar::of);
+        let tunable = |i: u32| self.run.tunables.get(i as usize).and_then(Scalar::of);
+        if let Some(compiled) = self.run.rules.and_then(|r| r.rule(site.generate.site, number).map(|c| (r, c))) {
+            let (rules, compiled) = compiled;
+            let stats: Vec<f32> = compiled.stats.iter().map(|(f, w)| stat(*f, *w)).collect();
+            let capture = |capture: &Capture| {
+                let scalar = match capture {
+                    Capture::Var(var) => variable(*var),
+                    Capture::Tunable(i) => tunable(*i),
+                };
+                match scalar {
+                    Some(Scalar::Number(x)) => Ok(x),
+                    Some(Scalar::Truth(b)) => Ok(f32::from(u8::from(b))),
+                    None => Err(format!("{capture:?} of a compiled rule is no number")),
+                }
+            };
+            let captures = compiled.captures.iter().map(capture).collect::<Result<Vec<_>, _>>()?;
+            let fired = rules.fire(compiled, &stats, &captures);
+            let sets = rule.actions.iter().any(|a| matches!(a, Action::Temperature(_)));
+            return Ok(fired.fires.then_some(sets.then_some(fired.temperature)));
+        }
+        let outside = Outside { stat: &stat, variable: &variable, tunable: &tunable };
+        if let Some(region) = &rule.when {
+            match rules::scalar(region, &outside)? {
+                Scalar::Truth(true) => {}
+                Scalar::Truth(false) => return Ok(None),
+                Scalar::Number(_) => return Err("a rule's condition is a number".to_owned()),
+            }
+        }
+        let mut temperature = None;
+        for action in &rule.actions {
+            if let Action::Temperature(region) = action {
+                match rules::scalar(region, &outside)? {
+                    Scalar::Number(x) => temperature = Some(x),
+                    Scalar::Truth(_) => return Err("a rule's temperature is a truth value".to_owned()),
+                }
+            }
+        }
+        Ok(Some(temperature))
+    }
+}
+
+fn token_rules(generate: &Generate) -> impl Iterator<Item = (u32, &Rule)> {
+    (0u32..).zip(&generate.rules).filter(|(_, r)| r.level == Level::Token)
+}
