@@ -448,3 +448,53 @@ proptest::proptest! {
         proptest::prop_assert_eq!(tokenizer(w).encode(&text, false).unwrap(), expected);
     }
 }
+
+#[test]
+fn no_flipped_bit_of_a_tokenizer_panics() {
+    let sentence = sentence(&[-9.0, -9.0, -9.0, -9.0, -2.0, -1.0, -3.0, -5.0]);
+    for w in [
+        gpt2("llama-bpe", MERGES)
+            .str("tokenizer.chat_template", "{% for m in messages %}{{ m.content | trim }}{% endfor %}"),
+        sentence,
+    ] {
+        let mut bytes = w.build();
+        let mut alive = 0;
+        for at in 24..bytes.len() {
+            let flip = 1 << (at % 8);
+            bytes[at] ^= flip;
+            if let Ok(g) = Gguf::from_bytes("t.gguf", bytes.clone())
+                && let Ok(t) = Tokenizer::from_gguf(&g)
+            {
+                alive += 1;
+                let ids = t.encode_prompt("hello abc é<|im_end|>").unwrap();
+                let _ = t.decode(&ids, true);
+                if let Ok(c) = ChatTemplate::from_gguf(&g, &t) {
+                    let _ = c.render(&[Message::new("user", " x ")], true);
+                }
+            }
+            bytes[at] ^= flip;
+        }
+        assert!(alive > 100);
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+
+    /// Pieces of template syntax in any order compile and run, or are errors.
+    #[test]
+    fn any_template_runs_or_is_an_error(pieces in proptest::collection::vec(
+        proptest::sample::select(vec![
+            "{{", "}}", "{%", "%}", "{#", "#}", "-", "'", "\"", "\\", " for m in messages ", " endfor ", " if ", " endif ",
+            " set x = ", " x ", "m.content", "[", "]", "(", ")", "{", "}", "+", "~", "|trim", "é", "\n", ".", "1", "in", ":", ",",
+        ]), 0..24), content in "\\PC{0,12}")
+    {
+        let t = tokenizer(gpt2("gpt-2", MERGES));
+        if let Ok(c) = ChatTemplate::new(&pieces.concat(), &t)
+            && let Ok(r) = c.render(&[Message::new("user", content)], true)
+        {
+            let ids = t.encode_rendered(&r).unwrap();
+            proptest::prop_assert_eq!(t.decode(&ids, true), r.text);
+        }
+    }
+}
