@@ -185,6 +185,31 @@ fn what_does_not_parse_is_not_touched() {
     assert!(!errors.is_empty());
 }
 
+#[test]
+fn deep_programs_are_laid_out_quickly_on_a_small_stack() {
+    let nest = |open: &str, n: usize, close: &str| format!("fn f() -> A {{ {}a{} }}", open.repeat(n), close.repeat(n));
+    let sources = [
+        nest("(", 200, ")"),
+        nest("[", 200, "]"),
+        nest("g(1, ", 120, ")"),
+        nest("g(|x| { let y = 1; ", 60, " })"),
+        nest("if c { ", 80, " }"),
+        nest("if c { 1 } else { let b = 2; ", 80, " }"),
+        nest("match c { a => ", 80, " }"),
+        nest("not ", 200, ""),
+        format!("fn f() -> A {{ a{} }}", " + a".repeat(200)),
+        format!("fn f() -> A {{ {} }}", "g(a, b, c);\n".repeat(5000)),
+    ];
+    for source in sources {
+        let started = std::time::Instant::now();
+        let thread = std::thread::Builder::new().stack_size(2 << 20);
+        let start: String = source.chars().take(40).collect();
+        let text = thread.spawn(move || dsl::format(&source)).expect("a thread").join().expect("no overflow");
+        assert!(text.is_ok(), "{start}: {text:?}");
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{start}: {:?}", started.elapsed());
+    }
+}
+
 /// Words, numbers, blanks and single other characters.
 fn pieces(source: &str) -> Vec<String> {
     let class = |c: char| match c {

@@ -107,12 +107,11 @@ impl Printer<'_> {
             ExprKind::On(..) => args.len() == 1,
             _ => false,
         });
-        let before = self.next;
-        let listed = self.list(PARENS, args, close, arg_span, Self::arg);
-        if !hugging || self.comments[before..self.next].iter().any(|c| !inside(c.span, args)) {
+        let pending = self.comments[self.next..].iter().take_while(|comment| comment.span.start < close);
+        if !hugging || pending.into_iter().any(|comment| !inside(comment.span, args)) {
+            let listed = self.list(PARENS, args, close, arg_span, Self::arg);
             return Doc::concat(vec![callee, listed]);
         }
-        self.next = before;
         let mut parts = vec![callee, Doc::text("(")];
         for (index, arg) in args.iter().enumerate() {
             if index > 0 {

@@ -47,6 +47,7 @@ impl Parser<'_> {
         stmts.push(Stmt { kind: StmtKind::Expr(broken_expr(span)), span });
     }
 
+    #[expect(clippy::boxed_local, reason = "unboxed here, so that the frames of the recursion stay small")]
     #[inline(never)]
     fn push_expr(&self, stmts: &mut Vec<Stmt>, expr: Box<Expr>, start: u32) {
         stmts.push(Stmt { kind: StmtKind::Expr(*expr), span: self.since(start) });
