@@ -17,6 +17,7 @@ pub mod grammar;
 pub mod kv;
 pub mod metrics;
 pub mod model;
+pub mod model_config;
 pub mod quant;
 pub mod sample;
 pub mod script;

@@ -35,7 +35,7 @@ const ENDS: &[&str] = &[
 
 /// Text without special tokens to ids.
 enum Encoder {
-    ByteLevel(ByteLevel),
+    ByteLevel(Box<ByteLevel>),
     Sentence(Sentence),
 }
 
@@ -76,7 +76,7 @@ impl Tokenizer {
         };
         let vocab = Vocab::read(gguf, spelling)?;
         let encoder = match spelling {
-            Spelling::ByteLevel => Encoder::ByteLevel(ByteLevel::read(gguf, &vocab)?),
+            Spelling::ByteLevel => Encoder::ByteLevel(Box::new(ByteLevel::read(gguf, &vocab)?)),
             Spelling::Sentence => Encoder::Sentence(Sentence::read(gguf, &vocab.kinds)?),
         };
         let usual_bos = match &encoder {

@@ -251,7 +251,7 @@ fn low_high(qs: &[u8]) -> Words {
 #[inline(always)]
 fn with_fifths(low: Words, high: u32) -> Words {
     // The product copies four bits to the lowest bits of four bytes.
-    std::array::from_fn(|g| low[g] | ((high >> (4 * g) & 15) * 0x0020_4081 & 0x0101_0101) << 4)
+    std::array::from_fn(|g| low[g] | (((high >> (4 * g) & 15) * 0x0020_4081) & 0x0101_0101) << 4)
 }
 
 /// Sub-block `j` of the nibbles of `Q4_K` and `Q5_K`.

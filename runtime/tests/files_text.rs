@@ -459,7 +459,7 @@ fn no_flipped_bit_of_a_tokenizer_panics() {
     ] {
         let mut bytes = w.build();
         let mut alive = 0;
-        for at in 24..bytes.len() {
+        for at in (24..bytes.len()).step_by(3) {
             let flip = 1 << (at % 8);
             bytes[at] ^= flip;
             if let Ok(g) = Gguf::from_bytes("t.gguf", bytes.clone())

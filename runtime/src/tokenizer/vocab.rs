@@ -4,7 +4,6 @@
 
 use super::error::{TokenizerError, TokenizerFault};
 use crate::gguf::{Array, Fault, Gguf};
-use std::collections::HashMap;
 
 /// Tokens a vocabulary may have.
 pub const MAX_TOKENS: usize = 1 << 22;
@@ -57,13 +56,13 @@ pub(super) enum Spelling {
 /// Texts that are one token wherever they occur, and where to look for them.
 pub(super) struct Specials {
     /// Text, id, whether it is a control token; longest first per first byte.
-    by_first_byte: HashMap<u8, Vec<(String, u32, bool)>>,
+    by_first_byte: Vec<Vec<(String, u32, bool)>>,
 }
 
 impl Specials {
     /// The longest special text that begins at byte `at` and that `accept`s (its length, whether it is control).
     pub(super) fn at(&self, text: &str, at: usize, accept: impl Fn(usize, bool) -> bool) -> Option<(usize, u32)> {
-        let candidates = self.by_first_byte.get(text.as_bytes().get(at)?)?;
+        let candidates = &self.by_first_byte[usize::from(*text.as_bytes().get(at)?)];
         let rest = &text.as_bytes()[at..];
         candidates
             .iter()
@@ -111,7 +110,7 @@ impl Vocab {
         let kinds = kinds(gguf, tokens.len())?;
         let table = byte_of_char();
         let (mut bytes, mut ends, mut controls) = (Vec::new(), Vec::with_capacity(tokens.len()), Vec::new());
-        let mut by_first_byte: HashMap<u8, Vec<(String, u32, bool)>> = HashMap::new();
+        let mut by_first_byte: Vec<Vec<(String, u32, bool)>> = vec![Vec::new(); 256];
         let metadata = |f| at(TOKENS, TokenizerFault::Metadata(f));
         for (i, token) in tokens.strings().map_err(metadata)?.enumerate() {
             let token = token.map_err(metadata)?;
@@ -126,7 +125,7 @@ impl Vocab {
                     bytes.extend_from_slice(token.as_bytes());
                     if let Some(first) = token.as_bytes().first() {
                         let control = kind != TokenKind::UserDefined;
-                        by_first_byte.entry(*first).or_default().push((token.to_owned(), id, control));
+                        by_first_byte[usize::from(*first)].push((token.to_owned(), id, control));
                         if control {
                             controls.push((token.to_owned(), id));
                         }
@@ -141,13 +140,13 @@ impl Vocab {
             }
             ends.push(bytes.len());
         }
-        let specials = by_first_byte.values().map(Vec::len).sum::<usize>();
+        let specials = by_first_byte.iter().map(Vec::len).sum::<usize>();
         if specials > MAX_SPECIALS {
             let fault =
                 TokenizerFault::TooLarge { what: "number of special tokens,", found: specials, cap: MAX_SPECIALS };
             return Err(at("tokenizer.ggml.token_type", fault));
         }
-        for all in by_first_byte.values_mut() {
+        for all in &mut by_first_byte {
             all.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.1.cmp(&b.1)));
         }
         Ok(Self { kinds, bytes, ends, specials: Specials { by_first_byte }, controls })
