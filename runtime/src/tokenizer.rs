@@ -36,7 +36,7 @@ const ENDS: &[&str] = &[
 /// Text without special tokens to ids.
 enum Encoder {
     ByteLevel(Box<ByteLevel>),
-    Sentence(Sentence),
+    Sentence(Box<Sentence>),
 }
 
 /// A model's tokenizer.
@@ -77,7 +77,7 @@ impl Tokenizer {
         let vocab = Vocab::read(gguf, spelling)?;
         let encoder = match spelling {
             Spelling::ByteLevel => Encoder::ByteLevel(Box::new(ByteLevel::read(gguf, &vocab)?)),
-            Spelling::Sentence => Encoder::Sentence(Sentence::read(gguf, &vocab.kinds)?),
+            Spelling::Sentence => Encoder::Sentence(Box::new(Sentence::read(gguf, &vocab.kinds)?)),
         };
         let usual_bos = match &encoder {
             Encoder::ByteLevel(b) => b.usual_bos(),
