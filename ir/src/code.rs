@@ -2,8 +2,9 @@
 //!
 //! There is one form. [`Code::bytes`] is position-independent and self-contained: machine code and the constants it
 //! reads, no relocations left, no outside symbols, nothing written. A loader copies it to memory aligned to
-//! [`Code::ALIGN`], makes that readable and executable, and calls `base + offset` of a symbol. What this type does not
-//! do: map, run, or know which kernel a symbol stands for (the name of [`crate::kernel::Kernel`]).
+//! [`Code::ALIGN`], makes that readable and executable, and calls `base + offset` of a symbol with the floating-point
+//! environment a thread starts with (nearest even, denormals kept). Symbols are the names of [`crate::kernel::Kernel`]s.
+//! What this type does not do: map, run, or say which instruction set the code needs.
 
 use serde::{Deserialize, Serialize};
 

@@ -52,7 +52,7 @@ fn every_half_widens() {
             &[Stmt::Let(Reg(4), Op::Load(mem, at(0, 2))), Stmt::Store(Mem::F32, at(1, 1), Reg(4))],
         );
         let args = [bits.clone(), Value::Buffer(vec![0; 4 << 16]), Value::I64(4096)];
-        agree(&kernel, &args, &[Elem::Bytes, Elem::F32, Elem::Bytes], 0).unwrap();
+        agree(&kernel, &args, &[Elem::Bytes, Elem::F32, Elem::Bytes], 0).expect("back ends agree");
     }
 }
 
@@ -79,7 +79,7 @@ fn halves_round_to_even() {
             &[Stmt::Let(Reg(4), Op::Load(Mem::F32, at(0, 1))), Stmt::Store(mem, at(1, 2), Reg(4))],
         );
         let args = [words(inputs.iter().copied()), Value::Buffer(vec![0; 2 * n]), Value::I64(n as i64 / 16)];
-        agree(&kernel, &args, &[Elem::Bytes, elem, Elem::Bytes], 5).unwrap();
+        agree(&kernel, &args, &[Elem::Bytes, elem, Elem::Bytes], 5).expect("back ends agree");
     }
 }
 
@@ -134,7 +134,7 @@ fn edges_meet_edges() {
             ],
         );
         let args = [a.clone(), b.clone(), Value::Buffer(vec![0; 64 * n]), Value::I64(n as i64)];
-        agree(&kernel, &args, &[Elem::F32, Elem::F32, Elem::F32, Elem::Bytes], 0).unwrap();
+        agree(&kernel, &args, &[Elem::F32, Elem::F32, Elem::F32, Elem::Bytes], 0).expect("back ends agree");
     }
     let kernel = each(
         &[ParamKind::Read, ParamKind::Write],
@@ -146,7 +146,7 @@ fn edges_meet_edges() {
         ],
     );
     let args = [a, Value::Buffer(vec![0; 64 * n]), Value::I64(n as i64)];
-    agree(&kernel, &args, &[Elem::F32, Elem::Bytes, Elem::Bytes], 0).unwrap();
+    agree(&kernel, &args, &[Elem::F32, Elem::Bytes, Elem::Bytes], 0).expect("back ends agree");
 }
 
 #[test]
@@ -168,9 +168,9 @@ fn meaning_of_single_operations() {
     let lanes =
         [2.5, 3.5, -2.5, f32::NAN, 3e9, -3e9, 0.49, -0.5, 2_147_483_500.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 65519.0];
     let mut args = [words(lanes.map(f32::to_bits)), Value::I64(1)];
-    interp::run(&kernel, &mut args, 1).unwrap();
+    interp::run(&kernel, &mut args, 1).expect("runs");
     let Value::Buffer(bytes) = &args[0] else { unreachable!() };
-    let ints: Vec<i32> = bytes.chunks(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect();
+    let ints: Vec<i32> = bytes.chunks(4).map(|b| i32::from_le_bytes(b.try_into().expect("four bytes"))).collect();
     // Lane 0 was overwritten by f16(max(NaN, max)): the maximum of the lanes is 3e9, too large for f16.
     assert_eq!(ints[0] as u32 & 0xFFFF, 0x7C00);
     assert_eq!(ints[1..9], [4, -2, i32::MIN, i32::MIN, i32::MIN, 0, 0, 2_147_483_520]);
@@ -180,7 +180,8 @@ fn meaning_of_single_operations() {
 fn out_of_bounds_names_the_buffer() {
     let body = [Stmt::Let(Reg(4), Op::Load(Mem::F32, at(0, 1)))];
     let kernel = each(&[ParamKind::Read], &[Ty::VF32], &body);
-    let fault = interp::run(&kernel, &mut [Value::Buffer(vec![0; 127]), Value::I64(2)], 1).unwrap_err();
+    let fault = interp::run(&kernel, &mut [Value::Buffer(vec![0; 127]), Value::I64(2)], 1)
+        .expect_err("the last load leaves the buffer");
     assert_eq!(fault, Fault::OutOfBounds { buffer: "p0".into(), offset: 64, bytes: 64, len: 127 });
     assert_eq!(fault.to_string(), "64 bytes at offset 64 of `p0`, which has 127 bytes");
     assert!(matches!(interp::run(&kernel, &mut [Value::I64(2)], 1), Err(Fault::Arguments(_))));
@@ -208,10 +209,10 @@ fn code_is_deterministic_on_any_thread() {
     choices.reverse();
     kernels.push(Kernel { name: "other".into(), ..crate::generate::case(&choices).kernel });
     for (backend, isa) in tiers() {
-        let emit = || codegen::emit(&kernels, isa, backend).unwrap();
+        let emit = || codegen::emit(&kernels, isa, backend).expect("compiles");
         let (first, second) = std::thread::scope(|scope| {
             let threads = (scope.spawn(emit), scope.spawn(emit));
-            (threads.0.join().unwrap(), threads.1.join().unwrap())
+            (threads.0.join().expect("no panic"), threads.1.join().expect("no panic"))
         });
         assert_eq!(first, second, "{backend:?} {isa:?}");
         assert_eq!(first.symbols.iter().map(|s| s.0.as_str()).collect::<Vec<_>>(), ["random", "other"]);
