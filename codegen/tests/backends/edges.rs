@@ -109,7 +109,7 @@ fn byte_products_do_not_saturate() {
             ],
         );
         let args = [u.clone(), s.clone(), acc.clone(), Value::I64(24)];
-        agree(&kernel, &args, &[Elem::Bytes; 4], 1).unwrap();
+        agree(&kernel, &args, &[Elem::Bytes; 4], 1).expect("back ends agree");
     }
 }
 
