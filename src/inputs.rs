@@ -75,10 +75,27 @@ pub fn check(path: &Path) -> Result<Checked> {
 /// The same for a text that is already read.
 #[must_use]
 pub fn check_text(name: &str, text: String, folder: &Path) -> Checked {
-    let (file, syntax) = dsl::parse(&text, 0);
-    let loader = |module: &str| -> Option<String> { source_text(&folder.join(format!("{module}.infer"))).ok() };
-    let checked = dsl::check::check(name, &text, &file, syntax, &loader);
-    Checked { file, program: checked.program, diagnostics: checked.diagnostics, sources: Sources(checked.sources) }
+    let (file, mut diagnostics) = dsl::parse(&text, 0);
+    let loader = |path: &str| -> Option<String> { beside(folder, path) };
+    let (program, found) = dsl::check::check(name, &text, &file, &loader);
+    diagnostics.extend(found);
+    diagnostics.sort_by_key(|d| (d.span, d.severity, d.code));
+    let sources = Sources(program.sources.iter().map(|s| (s.path.clone(), s.text.clone())).collect());
+    Checked { file, program, diagnostics, sources }
+}
+
+/// The text of a file in `folder` or below it; nothing outside can be reached.
+fn beside(folder: &Path, path: &str) -> Option<String> {
+    let relative = Path::new(path);
+    if !relative.components().all(|c| matches!(c, std::path::Component::Normal(_))) {
+        return None;
+    }
+    let full = folder.join(relative).canonicalize().ok()?;
+    let root = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    if !full.starts_with(root.canonicalize().ok()?) {
+        return None;
+    }
+    source_text(&full).ok()
 }
 
 /// A model's shape: a known name, a GGUF file or a `config.json`.
@@ -95,7 +112,7 @@ pub fn model_shape(name: &str) -> Result<Model> {
     }
     if path.extension().is_some_and(|e| e == "json") {
         let text = source_text(path)?;
-        return Ok(runtime::gguf::model_from_config(&text).map_err(|e| anyhow!("{name}: {e}"))?);
+        return runtime::model_config::model_from_config(&text).map_err(|e| anyhow!("{name}: {e}"));
     }
     Ok(runtime::gguf::Gguf::open(path)?.model()?)
 }
@@ -162,7 +179,8 @@ pub fn bind(roles: &[Role], manifest: &Manifest, given: &[String]) -> Result<Vec
 fn bind_one(role: &Role, manifest: &Manifest, flag: Option<Binding>) -> Result<Binding> {
     let name = &role.name;
     let binding = match (flag, manifest.models.get(name), &role.binding) {
-        (Some(binding), _, _) | (None, Some(Bound::Local(binding)), _) | (None, None, Some(binding)) => binding.clone(),
+        (Some(binding), _, _) => binding,
+        (None, Some(Bound::Local(binding)), _) | (None, None, Some(binding)) => binding.clone(),
         (None, Some(Bound::Endpoint(url)), _) => bail!(
             "role `{name}` is bound to the endpoint {url}: this version runs local models only; bind a GGUF file with \
              --model {name}=FILE"

@@ -44,16 +44,13 @@ impl Sources {
 pub fn text(diagnostics: &[Diagnostic], sources: &Sources, color: bool) -> String {
     let mut out = String::new();
     for d in diagnostics {
-        let kind = match d.severity {
-            Severity::Error => ReportKind::Error,
-            Severity::Warning => ReportKind::Warning,
-        };
+        let word = if d.severity == Severity::Error { "error" } else { "warning" };
+        let headline = format!("{word}[{}]", d.code.0);
         let at = sources.range(d.span);
         let paint = if d.severity == Severity::Error { Color::Red } else { Color::Yellow };
         let config = Config::default().with_color(color).with_index_type(IndexType::Byte);
-        let mut report = Report::build(kind, at.clone())
+        let mut report = Report::build(ReportKind::Custom(&headline, paint), at.clone())
             .with_config(config)
-            .with_code(d.code.0)
             .with_message(&d.message)
             .with_label(Label::new(at).with_message(&d.label).with_color(paint).with_order(0));
         for (span, text) in &d.related {

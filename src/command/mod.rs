@@ -15,9 +15,14 @@ pub mod profile;
 pub mod run;
 pub mod test;
 
-use crate::args::CompletionArgs;
+use crate::args::{BackendArg, Binding, CompletionArgs, IsaArg, NumericsArg};
 use anyhow::Result;
 use clap::CommandFactory as _;
+use codegen::Backend;
+use inferc::manifest::Manifest;
+use inferc::machine::{Machine, Wishes};
+use ir::schedule::Numerics;
+use ir::target::Isa;
 use serde_json::Value;
 use std::io::{IsTerminal as _, Write as _};
 
@@ -25,6 +30,8 @@ use std::io::{IsTerminal as _, Write as _};
 pub const OK: u8 = 0;
 /// The program, or its run, failed.
 pub const FAILED: u8 = 1;
+/// Wrong usage or unreadable input.
+pub const USAGE: u8 = 2;
 /// Only warnings, and they were denied.
 pub const WARNED: u8 = 3;
 /// Version of every JSON document: a new minor number adds fields, a new major number may change them.
@@ -67,4 +74,60 @@ pub fn completions(args: &CompletionArgs) -> Result<u8> {
     clap_complete::generate(args.shell, &mut crate::args::Cli::command(), "inferc", &mut bytes);
     print(&String::from_utf8_lossy(&bytes));
     Ok(OK)
+}
+
+impl Binding {
+    /// The circumstances that the options ask for, warnings said.
+    pub fn machine(&self, manifest: Option<&Manifest>, cache: bool) -> Result<Machine> {
+        if self.target.len() > 1 {
+            anyhow::bail!("this command takes one --target");
+        }
+        self.machine_for(self.target.first().cloned(), manifest, cache)
+    }
+
+    /// The same for one of several targets.
+    pub fn machine_for(&self, target: Option<String>, manifest: Option<&Manifest>, cache: bool) -> Result<Machine> {
+        let wishes = Wishes {
+            target,
+            threads: self.threads,
+            backend: self.backend.map(|b| match b {
+                BackendArg::Llvm => Backend::Llvm,
+                BackendArg::Cranelift => Backend::Cranelift,
+            }),
+            isa: self.isa.map(|i| Isa { avx2: true, avx512: i != IsaArg::Avx2, vnni: i == IsaArg::Avx512Vnni }),
+            numerics: match self.numerics {
+                NumericsArg::Int8 => Numerics::Int8,
+                NumericsArg::F32 => Numerics::F32,
+            },
+            cache,
+        };
+        let machine = Machine::new(&wishes, manifest)?;
+        for warning in &machine.warnings {
+            say(&format!("warning: {warning}"));
+        }
+        Ok(machine)
+    }
+}
+
+/// Writes a file all at once.
+pub fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
+    inferc::artifact::write(path, bytes)
+}
+
+/// Says the diagnostics of a checked file.
+pub fn report_diagnostics(checked: &inferc::inputs::Checked) {
+    say_diagnostics(&checked.diagnostics, &checked.sources);
+}
+
+/// Says diagnostics.
+pub fn say_diagnostics(diagnostics: &[ir::diagnostic::Diagnostic], sources: &inferc::render::Sources) {
+    if !diagnostics.is_empty() {
+        say(inferc::render::text(diagnostics, sources, color()).trim_end());
+    }
+}
+
+/// The second Ctrl-C: the person means it.
+#[expect(clippy::exit, reason = "the run did not react to the first interrupt")]
+pub fn give_up() -> ! {
+    std::process::exit(130)
 }

@@ -1,0 +1,103 @@
+//! Plan files: reading, writing, and whether one fits this machine and its models.
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use ir::artifact::Artifact;
+use runtime::gguf::Gguf;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Plans larger than this are refused.
+const MAX_PLAN: u64 = 256 << 20;
+
+/// True for a file that starts like a compiled plan, or is named like one.
+#[must_use]
+pub fn is_plan(path: &Path) -> bool {
+    let starts = || {
+        let mut magic = [0u8; 8];
+        std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut magic)).is_ok() && &magic == b"INFERPLN"
+    };
+    path.is_file() && (path.extension().is_some_and(|e| e == "plan") || starts())
+}
+
+/// The bytes of a plan file.
+///
+/// # Errors
+/// When it is no regular file, cannot be read or is too large.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let meta = std::fs::metadata(path).with_context(|| format!("cannot read {}: check the path", path.display()))?;
+    if !meta.is_file() || meta.len() > MAX_PLAN {
+        bail!("{} is no plan: expected a regular file of at most {} MiB", path.display(), MAX_PLAN >> 20);
+    }
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The plan in the bytes of a file.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn decode(path: &Path, bytes: &[u8]) -> Result<Artifact> {
+    // Nested regions are decoded by recursion: a thread with a stack of its own keeps a hostile file from ours.
+    let decode = || Artifact::decode(bytes);
+    let outcome = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(512 << 20).spawn_scoped(scope, decode);
+        thread.map(|t| t.join())
+    });
+    match outcome {
+        Ok(Ok(artifact)) => artifact.with_context(|| format!("{} cannot be used", path.display())),
+        Ok(Err(_)) => bail!("{} cannot be used: reading it failed; compile the source again", path.display()),
+        Err(e) => Err(e).context("no thread to read the plan with"),
+    }
+}
+
+/// Writes bytes under a name all at once: a temporary file beside it, synced, renamed.
+///
+/// # Errors
+/// When the folder cannot be written; nothing is left under the name then.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| anyhow!("{} names no file", path.display()))?.to_string_lossy();
+    let temporary: PathBuf = folder.join(format!(".{name}.{}", std::process::id()));
+    let put = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    put().map_err(|e| {
+        let _ = std::fs::remove_file(&temporary);
+        anyhow!("cannot write {}: {e}", path.display())
+    })
+}
+
+/// Whether a plan runs on this machine with the models it names.
+///
+/// # Errors
+/// Names the first difference: compiler, CPU feature, model file, model identity.
+pub fn fits(artifact: &Artifact) -> Result<()> {
+    let m = &artifact.manifest;
+    if m.compiler != env!("CARGO_PKG_VERSION") {
+        bail!("it was compiled by inferc {}, this is {}: compile the source again", m.compiler, env!("CARGO_PKG_VERSION"));
+    }
+    let host = runtime::device::probe::isa();
+    for (name, needed, have) in [
+        ("AVX2, FMA, F16C and BMI2", m.isa.avx2, host.avx2),
+        ("AVX-512 (F, BW, DQ, VL)", m.isa.avx512, host.avx512),
+        ("AVX512-VNNI", m.isa.vnni, host.vnni),
+    ] {
+        if needed && !have {
+            bail!("it was compiled for a CPU with {name}, which this CPU lacks: compile the source again here");
+        }
+    }
+    for (role, path, identity) in &m.models {
+        let model = Gguf::open(Path::new(path)).and_then(|g| g.model()).with_context(|| format!("model `{role}`"))?;
+        if &model.identity != identity {
+            bail!(
+                "model `{role}`: {path} is another model than the plan was compiled for (identity {}…, expected {}…): \
+                 compile the source again",
+                &model.identity[..16.min(model.identity.len())],
+                &identity[..16.min(identity.len())]
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! `inferc run`: one request on a strategy or on a compiled plan.
+
+use super::{FAILED, OK, print, print_json, say};
+use crate::args::{Format, RunArgs};
+use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use inferc::engine::{self, Ready};
+use inferc::inputs;
+use inferc::machine::Machine;
+use inferc::prepare::{self, Prepared};
+use inferc::render::Sources;
+use inferc::{artifact, manifest, report};
+use ir::artifact::Artifact;
+use ir::strategy::Binding;
+use runtime::exec::{Event, Failure, Options, RunError, Watch};
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Everything a run needs, whether it came from a source or from a plan file.
+struct Request {
+    artifact: Artifact,
+    verifiers: Vec<(String, Binding)>,
+    tuned: Vec<(String, String)>,
+    machine: Machine,
+    sources: Sources,
+}
+
+/// Runs the command.
+pub fn run(args: &RunArgs) -> Result<u8> {
+    let words = parameters(&args.parameters)?;
+    let bar = progress();
+    let (path, name) = inputs::split(&args.source);
+    let request = if artifact::is_plan(&path) { from_plan(args, &path)? } else { from_source(args, &path, name.as_deref(), &bar)? };
+    let Some(request) = request else { return Ok(FAILED) };
+    let cancel = cancel_on_interrupt()?;
+    let Request { artifact, verifiers, tuned, machine, sources } = request;
+    let target = machine.target;
+    let mut ready = engine::load(artifact, &verifiers, &tuned, &cancel, &mut |line| bar.set_message(line.to_owned()))?;
+    let values = match ready.engine.arguments(&words) {
+        Ok(values) => values,
+        Err(e) => bail!("{e}; parameters follow `--`, as in: inferc run FILE -- --q \"text\""),
+    };
+    let options = Options { usd_per_second: target.usd_per_hour / 3600.0, ..Options::default() };
+    let trace = args.trace.as_deref().map(|p| std::fs::File::create(p).with_context(|| format!("cannot write {}", p.display()))).transpose()?;
+    let trace = trace.map(|f| Mutex::new(std::io::BufWriter::new(f)));
+    let shown = Shown::new(&bar, ready.engine.plan().strategy.bounds.tokens);
+    let events = |event: &Event<'_>| {
+        shown.event(event);
+        if let Some(file) = &trace {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = writeln!(file, "{}", event_json(event));
+        }
+    };
+    let outcome = ready.session.run(values, args.seed, &options, Watch { events: &events, cancel: &cancel });
+    bar.finish_and_clear();
+    finish(args, &ready, &target, outcome, &sources)
+}
+
+fn finish(
+    args: &RunArgs,
+    ready: &Ready,
+    target: &ir::target::Target,
+    outcome: Result<runtime::session::Outcome, Failure>,
+    sources: &Sources,
+) -> Result<u8> {
+    let plan = ready.engine.plan();
+    match (outcome, args.format) {
+        (Ok(outcome), Format::Json) => print_json(report::json(plan, target, args.seed, &outcome)),
+        (Ok(outcome), Format::Text) => {
+            print(&format!("{}\n", outcome.text));
+            say(report::text(plan, target, args.seed, &outcome).trim_end());
+        }
+        (Err(failure), Format::Json) => {
+            let place = (!sources.0.is_empty()).then(|| sources.position(0, failure.at.0));
+            print_json(serde_json::json!({
+                "strategy": plan.strategy.name, "seed": args.seed, "error": failure.to_string(),
+                "at": place.map(|(line, column)| serde_json::json!({ "line": line, "column": column })),
+            }));
+            return Ok(FAILED);
+        }
+        (Err(failure), Format::Text) => {
+            let place = match sources.0.first() {
+                Some((name, _)) if failure.at != (0, 0) => {
+                    let (line, column) = sources.position(0, failure.at.0);
+                    format!("{name}:{line}:{column}: ")
+                }
+                _ => String::new(),
+            };
+            say(&format!("error: {place}{failure}"));
+            return Ok(if matches!(failure.cause, RunError::Argument(_)) { super::USAGE } else { FAILED });
+        }
+    }
+    Ok(OK)
+}
+
+fn from_plan(args: &RunArgs, path: &std::path::Path) -> Result<Option<Request>> {
+    let bytes = artifact::read(path)?;
+    let artifact = artifact::decode(path, &bytes)?;
+    artifact::fits(&artifact).with_context(|| format!("{} does not run here", path.display()))?;
+    let manifest = manifest::load(path, args.binding.manifest.as_deref())?;
+    let machine = args.binding.machine(Some(&manifest), false)?;
+    if !args.binding.models.is_empty() {
+        bail!("a compiled plan names its models: --model works with a source file only");
+    }
+    let mut verifiers = Vec::new();
+    for role in artifact.plan.strategy.roles.iter().filter(|r| r.kind != ir::strategy::RoleKind::Generator) {
+        let bound = inputs::bind(std::slice::from_ref(role), &manifest, &[])?;
+        verifiers.extend(bound.into_iter().map(|b| (role.name.clone(), b)));
+    }
+    let tuned = inputs::settings(&args.binding.set)?.into_iter().collect();
+    Ok(Some(Request { artifact, verifiers, tuned, machine, sources: Sources::default() }))
+}
+
+fn from_source(args: &RunArgs, path: &std::path::Path, name: Option<&str>, bar: &ProgressBar) -> Result<Option<Request>> {
+    let checked = inputs::check(path)?;
+    if !checked.is_clean() {
+        super::report_diagnostics(&checked);
+        return Ok(None);
+    }
+    let strategy = match prepare::strategy(&checked, name)? {
+        Ok(strategy) => strategy,
+        Err(diagnostics) => {
+            super::say_diagnostics(&diagnostics, &checked.sources);
+            return Ok(None);
+        }
+    };
+    let manifest = manifest::load(path, args.binding.manifest.as_deref())?;
+    let machine = args.binding.machine(Some(&manifest), !args.no_cache)?;
+    machine.runs_here()?;
+    let prepared = Prepared::new(strategy, &manifest, &args.binding.models, &args.binding.set, &machine)?;
+    bar.set_message(format!("compile {}", prepared.strategy.name));
+    let artifact = prepared.artifact(&machine, optimizer::ASSUMPTIONS, &checked)?;
+    let Prepared { verifiers, tuned, .. } = prepared;
+    Ok(Some(Request { artifact, verifiers, tuned, machine, sources: checked.sources }))
+}
+
+/// `--q text --n=8` as pairs.
+fn parameters(words: &[String]) -> Result<Vec<(String, String)>> {
+    let mut out = Vec::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let Some(name) = word.strip_prefix("--") else {
+            bail!("parameter `{word}`: expected --NAME VALUE after `--`");
+        };
+        match name.split_once('=') {
+            Some((name, value)) => out.push((name.to_owned(), value.to_owned())),
+            None => {
+                let value = words.next().with_context(|| format!("parameter --{name} has no value"))?;
+                out.push((name.to_owned(), value.clone()));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Ctrl-C asks the run to stop at its next step; a second one ends the process.
+pub fn cancel_on_interrupt() -> Result<Arc<AtomicBool>> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let flag = cancel.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            super::give_up();
+        }
+    })
+    .context("cannot watch for Ctrl-C")?;
+    Ok(cancel)
+}
+
+/// A line on standard error that changes while work goes on; nothing when it is no terminal.
+fn progress() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    bar
+}
+
+/// What the progress line shows of a run.
+struct Shown<'a> {
+    bar: &'a ProgressBar,
+    most: u64,
+    state: Mutex<(u64, std::time::Instant)>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(bar: &'a ProgressBar, most: u64) -> Self {
+        Self { bar, most, state: Mutex::new((0, std::time::Instant::now())) }
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        match event {
+            Event::Token { live, .. } => {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                if state.0 == 0 {
+                    state.1 = std::time::Instant::now();
+                }
+                state.0 += 1;
+                #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
+                let rate = state.0 as f64 / state.1.elapsed().as_secs_f64().max(1e-3);
+                self.bar.set_message(format!("{live} live · {} of {} tokens · {rate:.0} tok/s", state.0, self.most));
+            }
+            Event::Prefilled { role, tokens, .. } => self.bar.set_message(format!("prompt of {tokens} tokens on {role}")),
+            _ => {}
+        }
+    }
+}
+
+fn event_json(event: &Event<'_>) -> serde_json::Value {
+    use serde_json::json;
+    match event {
+        Event::Started { strategy, seed } => json!({ "event": "started", "strategy": strategy, "seed": seed }),
+        Event::Prefilled { site, role, tokens, reused, seconds } => {
+            json!({ "event": "prefilled", "site": site, "role": role, "tokens": tokens, "reused": reused, "seconds": seconds })
+        }
+        Event::WaveStarted { site, wave, sequences } => {
+            json!({ "event": "wave", "site": site, "wave": wave, "sequences": sequences })
+        }
+        Event::Token { site, seq, token, logprob, text, live } => {
+            json!({ "event": "token", "site": site, "seq": seq, "token": token, "logprob": logprob, "text": text, "live": live })
+        }
+        Event::Branched { site, parent, child, position } => {
+            json!({ "event": "branched", "site": site, "parent": parent, "child": child, "position": position })
+        }
+        Event::RuleFired { site, rule, seq, position } => {
+            json!({ "event": "rule", "site": site, "rule": rule, "seq": seq, "position": position })
+        }
+        Event::SequenceEnded { site, seq, reason, tokens } => {
+            json!({ "event": "ended", "site": site, "seq": seq, "reason": reason.name(), "tokens": tokens })
+        }
+        Event::Scored { site, score, inconclusive, seconds } => {
+            json!({ "event": "scored", "site": site, "score": score, "inconclusive": inconclusive, "seconds": seconds })
+        }
+        Event::Routed { arm, probability } => json!({ "event": "routed", "arm": arm, "probability": probability }),
+        Event::BudgetTripped { limit } => json!({ "event": "budget", "limit": limit }),
+        Event::Done { seconds, tokens } => json!({ "event": "done", "seconds": seconds, "tokens": tokens }),
+        other => json!({ "event": format!("{other:?}") }),
+    }
+}

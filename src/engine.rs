@@ -1,0 +1,184 @@
+//! From an artifact to something that runs: models loaded, tokenizers and chat templates read, token rules mapped.
+//!
+//! Roles that name the same file share its weights. Loading says what it does through a callback; nothing is printed.
+
+use anyhow::{Context as _, Result, anyhow};
+use ir::artifact::Artifact;
+use ir::plan::{PrefixMode, SitePlan};
+use ir::rule::TokenRule;
+use ir::strategy::{Binding, Speaker};
+use runtime::chat::{ChatTemplate, Message};
+use runtime::device::cpu::{Function, Image};
+use runtime::exec::{ChatMessage, Fired, TextCodec, TokenRules};
+use runtime::forward::{Loaded, LocalModel, Options};
+use runtime::gguf::Gguf;
+use runtime::session::{Engine, RoleModel, Session};
+use runtime::tokenizer::Tokenizer;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// A loaded artifact.
+pub struct Ready {
+    /// The plan made ready; arguments are read with it.
+    pub engine: Arc<Engine>,
+    /// Runs requests.
+    pub session: Session,
+    /// Bytes of resident weights of all models.
+    pub weight_bytes: u64,
+    /// Tokenizers by role, for showing tokens.
+    pub codecs: BTreeMap<String, Arc<Codec>>,
+}
+
+/// Tokenizer and chat template of a model.
+pub struct Codec {
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+}
+
+impl Codec {
+    /// Reads both from a file.
+    ///
+    /// # Errors
+    /// When the file's tokenizer or template is missing, malformed or not supported.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let tokenizer = Tokenizer::from_gguf(gguf)?;
+        let template = ChatTemplate::from_gguf(gguf, &tokenizer)?;
+        Ok(Self { tokenizer, template })
+    }
+
+    /// The tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+}
+
+impl TextCodec for Codec {
+    fn encode_chat(&self, messages: &[ChatMessage<'_>], add_generation_prompt: bool) -> Result<Vec<u32>, String> {
+        let role = |s: Speaker| match s {
+            Speaker::System => "system",
+            Speaker::User => "user",
+            Speaker::Assistant => "assistant",
+        };
+        let messages: Vec<Message> = messages.iter().map(|m| Message::new(role(m.speaker), m.text)).collect();
+        let rendered = self.template.render(&messages, add_generation_prompt).map_err(|e| e.to_string())?;
+        self.tokenizer.encode_rendered(&rendered).map_err(|e| e.to_string())
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.tokenizer.encode(text, false).map_err(|e| e.to_string())
+    }
+
+    fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.tokenizer.token_bytes(id))
+    }
+
+    fn end_tokens(&self) -> &[u32] {
+        self.tokenizer.ends()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.tokenizer.vocab_size()
+    }
+}
+
+/// Compiled token rules.
+struct Rules {
+    rules: Vec<(TokenRule, Function)>,
+}
+
+impl TokenRules for Rules {
+    fn rule(&self, site: u32, rule: u32) -> Option<&TokenRule> {
+        self.rules.iter().map(|(r, _)| r).find(|r| r.site == site && r.rule == rule)
+    }
+
+    fn fire(&self, rule: &TokenRule, stats: &[f32], captures: &[f32]) -> Fired {
+        let mut out = [0.0_f32; 2];
+        if let Some((_, function)) = self.rules.iter().find(|(r, _)| r.site == rule.site && r.rule == rule.rule) {
+            function.call(&[stats, captures], &mut out);
+        }
+        Fired { fires: out[0] != 0.0, temperature: out[1] }
+    }
+}
+
+/// Loads an artifact. `bindings` are the verifier roles', `tuned` the values of tunables, `say` gets one line per step.
+///
+/// # Errors
+/// When a model file is missing, malformed or another one than the plan was made for, or memory is short.
+pub fn load(
+    artifact: Artifact,
+    bindings: &[(String, Binding)],
+    tuned: &[(String, String)],
+    cancel: &Arc<AtomicBool>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Ready> {
+    let mut files: BTreeMap<String, (Arc<Gguf>, Arc<Codec>)> = BTreeMap::new();
+    let mut shared: Vec<(usize, Arc<Loaded>)> = Vec::new();
+    let mut models = Vec::new();
+    let mut codecs = BTreeMap::new();
+    let mut weight_bytes = 0;
+    for (role, plan) in artifact.plan.models.iter().enumerate() {
+        let (Some(plan), Some(program)) = (plan, &artifact.programs[role]) else { continue };
+        let (gguf, codec) = match files.get(&plan.path) {
+            Some(pair) => pair.clone(),
+            None => {
+                say(&format!("load {} ({})", plan.role, plan.path));
+                let gguf = Arc::new(Gguf::open(Path::new(&plan.path))?);
+                let identity = gguf.model()?.identity;
+                if identity != plan.model.identity {
+                    return Err(anyhow!(
+                        "model `{}`: {} changed since the plan was made; compile the source again",
+                        plan.role,
+                        plan.path
+                    ));
+                }
+                let codec = Arc::new(Codec::from_gguf(&gguf)?);
+                files.insert(plan.path.clone(), (gguf.clone(), codec.clone()));
+                (gguf, codec)
+            }
+        };
+        let same = shared.iter().find(|(other, _)| {
+            let path = artifact.plan.models[*other].as_ref().map(|m| &m.path);
+            path == Some(&plan.path) && artifact.programs[*other].as_ref() == Some(program)
+        });
+        let threads = plan.schedule.threads as usize;
+        let loaded = match same {
+            Some((_, loaded)) => loaded.clone(),
+            None => {
+                let loaded = Loaded::load(gguf, &plan.model, program, &artifact.code[role], threads)
+                    .with_context(|| format!("model `{}`", plan.role))?;
+                weight_bytes += loaded.weight_bytes();
+                shared.push((role, loaded.clone()));
+                loaded
+            }
+        };
+        let kv_pages = u32::try_from(plan.kv_pages).unwrap_or(u32::MAX);
+        let options = Options { threads, kv_pages, prefix: prefix_mode(&artifact.plan.sites) };
+        let mut model = LocalModel::new(loaded, &options).with_context(|| format!("model `{}`", plan.role))?;
+        model.set_cancel(cancel.clone());
+        codecs.insert(plan.role.clone(), codec.clone());
+        models.push(RoleModel { role: plan.role.clone(), model: Box::new(model), codec });
+    }
+    let rules = rules(&artifact)?;
+    let engine = Arc::new(Engine::new(artifact.plan, tuned, rules)?);
+    let session = Session::new(engine.clone(), models, bindings);
+    Ok(Ready { engine, session, weight_bytes, codecs })
+}
+
+/// The mode of the heaviest generation: the results are the same bits in every mode, so one serves all sites of a model.
+fn prefix_mode(sites: &[SitePlan]) -> PrefixMode {
+    let mode = |s: &SitePlan| if let SitePlan::Generate { prefix, bucket, .. } = s { Some((*bucket, *prefix)) } else { None };
+    sites.iter().filter_map(mode).max_by_key(|(bucket, _)| *bucket).map_or(PrefixMode::Shared, |(_, p)| p)
+}
+
+fn rules(artifact: &Artifact) -> Result<Option<Arc<dyn TokenRules>>> {
+    if artifact.rules.is_empty() {
+        return Ok(None);
+    }
+    let image = Image::load(&artifact.rule_code)?;
+    let rules = artifact.rules.iter().map(|r| Ok((r.clone(), image.function(&r.kernel)?))).collect::<Result<Vec<_>>>()?;
+    Ok(Some(Arc::new(Rules { rules })))
+}

@@ -1,0 +1,131 @@
+//! From a checked file to a plan or an artifact: which strategy, which models, which values.
+
+use crate::inputs::{self, Checked};
+use crate::machine::{self, Machine};
+use crate::manifest::Manifest;
+use anyhow::{Context as _, Result, bail};
+use ir::artifact::Artifact;
+use ir::diagnostic::Diagnostic;
+use ir::plan::{Assumptions, Plan};
+use ir::strategy::{Binding, Strategy};
+use optimizer::RoleModel;
+use runtime::gguf::Gguf;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The strategy of a clean program: the named one, or the only one.
+///
+/// # Errors
+/// The outer error when there is no such strategy; the inner one with diagnostics when it cannot be executed.
+pub fn strategy(checked: &Checked, name: Option<&str>) -> Result<Result<Strategy, Vec<Diagnostic>>> {
+    let names: Vec<&str> = checked.program.strategies().map(|f| f.name.as_str()).collect();
+    let name = match (name, &names[..]) {
+        (Some(name), _) if names.contains(&name) => name,
+        (Some(name), _) => bail!("no strategy `{name}`: the file has {}", names.join(", ")),
+        (None, [only]) => only,
+        (None, []) => bail!("the file has no strategy"),
+        (None, _) => bail!("the file has several strategies: choose one with FILE::NAME; there are {}", names.join(", ")),
+    };
+    Ok(dsl::lower::lower(&checked.program, name))
+}
+
+/// A strategy with its models and values.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The strategy.
+    pub strategy: Strategy,
+    /// Local model of each role.
+    pub models: Vec<Option<RoleModel>>,
+    /// Verifier roles and what they are bound to.
+    pub verifiers: Vec<(String, Binding)>,
+    /// Tunables by name, as words: of the manifest, then of the command line.
+    pub tuned: Vec<(String, String)>,
+    /// Parameters and tunables by name, for estimates.
+    pub values: BTreeMap<String, f64>,
+}
+
+impl Prepared {
+    /// Binds roles and reads the shapes of the models; weights are not read.
+    ///
+    /// # Errors
+    /// When a role is unbound or bound to the wrong kind, a model file is unreadable, or a setting names nothing.
+    pub fn new(
+        strategy: Strategy,
+        manifest: &Manifest,
+        models: &[String],
+        settings: &[String],
+        machine: &Machine,
+    ) -> Result<Self> {
+        let bindings = inputs::bind(&strategy.roles, manifest, models)?;
+        let mut shapes = Vec::new();
+        let mut verifiers = Vec::new();
+        for (role, binding) in strategy.roles.iter().zip(&bindings) {
+            shapes.push(match binding {
+                Binding::Gguf(path) => {
+                    let model = Gguf::open(Path::new(path)).and_then(|g| g.model()).with_context(|| {
+                        format!("role `{}` is bound to {path}", role.name)
+                    })?;
+                    Some(RoleModel { path: path.clone(), model })
+                }
+                other => {
+                    verifiers.push((role.name.clone(), other.clone()));
+                    None
+                }
+            });
+        }
+        let _ = machine;
+        let mut tuned: BTreeMap<String, String> = BTreeMap::new();
+        let mut values = BTreeMap::new();
+        for (name, value) in &manifest.tunables {
+            if strategy.tunables.iter().any(|t| t.name == *name) {
+                tuned.insert(name.clone(), value.to_string());
+                values.insert(name.clone(), *value);
+            }
+        }
+        for (name, value) in inputs::settings(settings)? {
+            let number = machine::number(&name, &value)?;
+            if strategy.tunables.iter().any(|t| t.name == name) {
+                tuned.insert(name.clone(), value);
+            } else if let Some(param) = strategy.params.iter().find(|p| p.name == name) {
+                if let Some((lo, hi)) = param.range
+                    && !(lo..=hi).contains(&number)
+                {
+                    bail!("--set {name}={value}: the parameter's range is {lo} to {hi}");
+                }
+            } else {
+                let known: Vec<_> = strategy.params.iter().map(|p| &p.name).chain(strategy.tunables.iter().map(|t| &t.name)).collect();
+                bail!("--set {name}={value}: no parameter or tunable of that name; there are {known:?}");
+            }
+            values.insert(name, number);
+        }
+        Ok(Self { strategy, models: shapes, verifiers, tuned: tuned.into_iter().collect(), values })
+    }
+
+    /// The plan on a machine.
+    ///
+    /// # Errors
+    /// When the planner finds none.
+    pub fn plan(&self, machine: &Machine, assumptions: Assumptions) -> Result<Plan> {
+        let options = machine.planner(assumptions, self.values.clone());
+        Ok(optimizer::optimize(&self.strategy, &self.models, &machine.target, &options)?)
+    }
+
+    /// The artifact for a machine.
+    ///
+    /// # Errors
+    /// As [`crate::compile`].
+    pub fn artifact(&self, machine: &Machine, assumptions: Assumptions, checked: &Checked) -> Result<Artifact> {
+        let mut hasher = blake3::Hasher::new();
+        for (_, text) in &checked.sources.0 {
+            hasher.update(text.as_bytes());
+            hasher.update(&[0]);
+        }
+        let options = crate::Options {
+            planner: machine.planner(assumptions, self.values.clone()),
+            backend: machine.backend,
+            cache: machine.cache.clone(),
+            source_hash: hasher.finalize().to_hex().to_string(),
+        };
+        crate::compile(&self.strategy, &self.models, &machine.target, &options)
+    }
+}
