@@ -12,6 +12,8 @@ use ir::tensor::{DType, tile_bytes};
 use std::time::Duration;
 
 const WIDTHS: Widths = [576, 9, 3, 64, 1536, 8192];
+/// For types of 256 weights a block.
+const SUPER_WIDTHS: Widths = [768, 12, 4, 64, 2048, 8192];
 const LAYERS: u32 = 6;
 
 fn words(m: &mut Machine, launch: &Launch) -> Vec<u64> {
@@ -38,8 +40,8 @@ fn cpu_time() -> Duration {
 }
 
 /// Weights of a layer's kernel, or of the head.
-fn weights(stem: &str) -> usize {
-    let [hidden, heads, kv, d, ffn, vocab] = WIDTHS.map(|v| v as usize);
+fn weights(widths: Widths, stem: &str) -> usize {
+    let [hidden, heads, kv, d, ffn, vocab] = widths.map(|v| v as usize);
     match stem {
         "qkv" => hidden * d * (heads + 2 * kv),
         "out" => hidden * d * heads,
@@ -55,7 +57,8 @@ fn weights(stem: &str) -> usize {
 fn speed() {
     let named = std::env::var("INFERC_SPEED_TYPE").unwrap_or_else(|_| "Q4_1".into());
     let dtype = DType::ALL.into_iter().find(|t| t.name() == named).expect("a type's name");
-    let tiny = Tiny::new(Family::Llama, LAYERS, WIDTHS, [dtype; 8]);
+    let widths = if dtype.block() == 256 { SUPER_WIDTHS } else { WIDTHS };
+    let tiny = Tiny::new(Family::Llama, LAYERS, widths, [dtype; 8]);
     let prefetch = std::env::var("INFERC_SPEED_PREFETCH").ok().and_then(|v| v.parse().ok()).unwrap_or(8192);
     for (rows, position, prologue) in
         [(1, 0, Prologue::Fused), (1, 600, Prologue::Fused), (8, 0, Prologue::Fused), (256, 0, Prologue::Split)]
@@ -101,12 +104,19 @@ fn speed() {
                 h.fill(0x3C);
             }
             libc::munmap(base, code.bytes.len());
-            report(&m, &launches, &best, rows, position, dtype);
+            report(&m, widths, &launches, &best, (rows, position), dtype);
         }
     }
 }
 
-fn report(m: &Machine, launches: &[Launch], best: &[Duration], rows: usize, position: usize, dtype: DType) {
+fn report(
+    m: &Machine,
+    widths: Widths,
+    launches: &[Launch],
+    best: &[Duration],
+    (rows, position): (usize, usize),
+    dtype: DType,
+) {
     let mut total = Duration::ZERO;
     for (k, kernel) in m.program.kernels.iter().enumerate() {
         let times: Vec<Duration> =
@@ -114,7 +124,7 @@ fn report(m: &Machine, launches: &[Launch], best: &[Duration], rows: usize, posi
         let mean = times.iter().sum::<Duration>() / times.len() as u32;
         total += mean;
         let stem = kernel.name.split('.').next().expect("a stem");
-        let n = weights(stem);
+        let n = weights(widths, stem);
         let bytes = n / 16 / 256 * tile_bytes(dtype, 256);
         let seconds = mean.as_secs_f64();
         println!(
