@@ -7,7 +7,8 @@
 //!
 //! Rooms: `interp` (regions and operations), `prims`, `builtins`, `select` (pure operations), `generate`, `decide`, `sequence`,
 //! `rules`, `format` (sampling sites), `scoring` (scores, choices, expectations), `host` (a model and its cached
-//! sequences), `guard` (budgets).
+//! sequences), `guard` (budgets),
+//! `meeting` (arms of `par` that decode together).
 
 mod builtins;
 mod decide;
@@ -16,6 +17,7 @@ mod generate;
 mod guard;
 mod host;
 mod interp;
+mod meeting;
 mod prims;
 mod rules;
 mod scoring;

@@ -427,17 +427,105 @@ fn kept_sequences_give_way_when_pages_run_out() {
     assert_eq!(run(b.plan(last, vec![]), model, 1).texts(), ["bbb", "bbb"]);
 }
 
-#[test]
-fn rounds_of_a_loop_draw_for_themselves() {
+/// `par x in 0..k { inner }` and `map(0..k, |x| inner)`.
+fn rounds(k: i64, together: bool, inner: impl FnOnce(&mut Build) -> Var) -> (Build, Var) {
     let mut b = Build::new();
-    let (lo, hi) = (b.int(0), b.int(4));
-    let rounds = b.prim(Prim::Range, &[lo, hi]);
+    let (lo, hi) = (b.int(0), b.int(k));
+    let list = b.prim(Prim::Range, &[lo, hi]);
     let item = b.var();
-    let body = b.region(0, |b, _| Some(b.sample(None, 12, |_, _| {})));
-    let list = b.op(Op::Par(rounds, Pat::Bind(item), body, 4));
-    let plan = b.plan(list, vec![]);
-    let texts = run(plan.clone(), TableModel::new(mixed), 3).texts();
-    assert_eq!(texts, run(plan, TableModel::new(mixed), 3).texts());
-    let distinct: std::collections::BTreeSet<&String> = texts.iter().collect();
-    assert!(distinct.len() > 1, "{texts:?}");
+    let value = if together {
+        let body = b.region(0, |b, _| Some(inner(b)));
+        b.op(Op::Par(list, Pat::Bind(item), body, k as u64))
+    } else {
+        let f = b.lambda(|b, _| inner(b));
+        b.prim(Prim::Map, &[list, f])
+    };
+    (b, value)
+}
+
+#[test]
+fn arms_decode_together_and_get_what_they_would_get_alone() {
+    let go = |together: bool| {
+        let (b, value) = rounds(5, together, |b| b.sample(None, 12, |_, _| {}));
+        run(b.plan(value, vec![]), TableModel::new(mixed), 3)
+    };
+    let (joint, alone) = (go(true), go(false));
+    assert_eq!(joint.texts(), alone.texts());
+    let distinct: std::collections::BTreeSet<String> = joint.texts().into_iter().collect();
+    assert!(distinct.len() > 2, "rounds draw for themselves: {distinct:?}");
+    let usage = |ran: &Ran| ran.result.as_ref().map(|o| (o.usage.tokens, o.usage.calls)).expect("runs");
+    assert_eq!(usage(&joint), usage(&alone));
+    let steps = |ran: &Ran| ran.log.steps.lock().unwrap().clone();
+    // A sequence may end with its first token, which comes with the prompt.
+    assert!(steps(&joint).iter().max() >= Some(&4));
+    assert!(steps(&joint).len() < steps(&alone).len());
+}
+
+#[test]
+fn arms_nest() {
+    let go = |together: bool| {
+        let (b, value) = rounds(3, together, |b| {
+            let (lo, hi) = (b.int(0), b.int(3));
+            let list = b.prim(Prim::Range, &[lo, hi]);
+            let item = b.var();
+            let body = b.region(0, |b, _| Some(b.sample(None, 12, |_, _| {})));
+            b.op(Op::Par(list, Pat::Bind(item), body, 3))
+        });
+        run(b.plan(value, vec![]), TableModel::new(mixed), 3)
+    };
+    let (joint, alone) = (go(true), go(false));
+    // Samples carry seconds, so compare what they say.
+    assert_eq!(joint.value().to_text(), alone.value().to_text());
+    assert_eq!(joint.log.steps.lock().unwrap().iter().max(), Some(&9));
+}
+
+#[test]
+fn arms_keep_to_budgets_and_fail_as_one() {
+    for most in 0..60 {
+        let (mut b, value) = rounds(4, true, |b| {
+            b.sample(Some(2), 8, |b, g| {
+                b.live(g, 4);
+                entropy_rule(b, g, 0.5, Action::Branch(2));
+            })
+        });
+        b.within.tokens = Some(most);
+        let plan = b.plan(value, vec![]);
+        let ran = run(plan.clone(), TableModel::new(mixed), most);
+        assert!(ran.count("Token") as u64 <= most);
+        let again = run(plan, TableModel::new(mixed), most);
+        assert_eq!(ran.result.is_ok(), again.result.is_ok());
+        assert_eq!(ran.count("Token"), again.count("Token"), "the same, whatever the threads do");
+    }
+    // The second arm fails while the others are decoding.
+    let mut b = Build::new();
+    let one = b.int(1);
+    let (lo, hi) = (b.int(0), b.int(3));
+    let list = b.prim(Prim::Range, &[lo, hi]);
+    let item = b.var();
+    let body = b.region(0, |b, _| {
+        let now = b.prim(Prim::Eq, &[item, one]);
+        let fail = b.region(0, |b, _| {
+            let message = b.text("arm one");
+            b.op(Op::Fail(Some(message)));
+            None
+        });
+        let go = b.region(0, |b, _| Some(b.sample(None, 20, |_, _| {})));
+        Some(b.op(Op::If(now, fail, go)))
+    });
+    let value = b.op(Op::Par(list, Pat::Bind(item), body, 3));
+    let ran = run(b.plan(value, vec![]), TableModel::new(saying(&[B; 20])), 1);
+    assert!(ran.error().contains("arm one"), "{}", ran.error());
+    assert!(ran.count("Token") < 5);
+}
+
+#[test]
+fn parts_of_a_record_decode_together() {
+    let mut b = Build::new();
+    let first = b.region(0, |b, _| Some(b.sample(None, 3, |_, _| {})));
+    let second = b.region(0, |b, _| Some(b.sample(None, 2, |_, _| {})));
+    let both = b.op(Op::ParRecord(vec![("x".into(), first), ("y".into(), second)]));
+    let y = b.prim(Prim::Field("y".into()), &[both]);
+    let ran = run(b.plan(y, vec![]), TableModel::new(saying(&[B; 9])), 1);
+    assert_eq!(ran.value().to_text(), "bb");
+    assert!(ran.log.steps.lock().unwrap().contains(&2));
 }

@@ -7,6 +7,7 @@
 use super::decide::Decision;
 use super::guard::remaining;
 use super::interp::{Flow, Interp};
+use super::meeting::Request;
 use super::rules::{self, History};
 use super::sequence::{Detokenised, Ending, Sequence, Taken};
 use super::{ChatMessage, Event, RoleState, RunError};
@@ -71,6 +72,7 @@ struct Finished {
 }
 
 /// A row that outlives its step.
+#[derive(Default)]
 pub(super) struct OwnedRow {
     logits: Vec<f32>,
     max: f32,
@@ -296,8 +298,7 @@ impl<'a> Interp<'a> {
         let Some(root) = work.root else { return Ok(()) };
         let tokens = if site.shares && site.max > 0 { u64::from(count) } else { 0 };
         let kv = site.role.host()?.model().kv_bytes();
-        self.admit(tokens, u64::from(count), kv)?;
-        self.charge(&Usage { calls: u64::from(count), ..Usage::default() });
+        self.reserve(tokens, u64::from(count), kv)?;
         let mut fresh = Vec::new();
         for _ in 0..count {
             let seq = match site.role.host()?.fork(root) {
@@ -335,7 +336,7 @@ impl<'a> Interp<'a> {
             work.live.append(&mut fresh);
             return Ok(());
         };
-        let mut room = self.room(site, work, fresh.len());
+        let mut room = self.room(site, work);
         let decisions = fresh
             .iter_mut()
             .map(|s| self.decide(site, s, &mut work.sampler, &mut work.masked, &first.row(), &mut room));
@@ -349,42 +350,68 @@ impl<'a> Interp<'a> {
         result
     }
 
-    /// Children that branches of this step may add: bounded by the site's cap and the tokens left.
-    fn room(&self, site: &Site<'a>, work: &Work, live: usize) -> u32 {
-        let tokens = remaining(self.guards())
-            .tokens
-            .map_or(u32::MAX, |left| u32::try_from(left.saturating_sub(live as u64)).unwrap_or(u32::MAX));
-        let calls = remaining(self.guards()).calls.map_or(u32::MAX, |left| u32::try_from(left).unwrap_or(u32::MAX));
-        site.cap.saturating_sub(work.started + work.waiting + work.grown).min(tokens).min(calls)
+    /// Children that branches of this step may add: bounded by the site's cap and by what is left of tokens and calls
+    /// once the sequences themselves have theirs.
+    fn room(&self, site: &Site<'a>, work: &Work) -> u32 {
+        let left = remaining(self.guards());
+        let most = |left: Option<u64>| left.map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
+        let places = site.cap.saturating_sub(work.started + work.waiting + work.grown);
+        places.min(most(left.tokens)).min(most(left.calls))
     }
 
     /// One token for every live sequence.
     fn step_site(&mut self, site: &Site<'a>, work: &mut Work) -> Result<(), Flow> {
         let begun = Instant::now();
-        let mut host = site.role.host()?;
-        self.admit(work.live.len() as u64, 0, host.model().kv_bytes())?;
-        let mut room = self.room(site, work, work.live.len());
-        let pending: Vec<Vec<u32>> = work.live.iter_mut().map(|s| std::mem::take(&mut s.pending)).collect();
-        let appends: Vec<Append<'_>> = work
-            .live
-            .iter()
-            .zip(&pending)
-            .map(|(s, tokens)| Append { seq: s.seq, tokens, wanted: Wanted::Last })
-            .collect();
+        let kv = site.role.host()?.model().kv_bytes();
+        self.reserve(work.live.len() as u64, 0, kv)?;
+        let pending: Vec<(SeqId, Vec<u32>)> =
+            work.live.iter_mut().map(|s| (s.seq, std::mem::take(&mut s.pending))).collect();
+        let rows = pending.len();
+        let decisions = match self.seat.clone() {
+            None => self.step_alone(site, work, &pending)?,
+            Some(seat) => {
+                let request = Request { role: site.role, appends: pending };
+                let reply = seat.ask(vec![request]).and_then(|mut replies| replies.pop());
+                let reply = reply.ok_or_else(|| Flow::from(RunError::Cancelled))?;
+                let rows = reply.map_err(|e| site.role.failed(e))?;
+                let mut room = self.room(site, work);
+                let Work { live, sampler, masked, .. } = &mut *work;
+                let decide =
+                    |(s, row): (&mut Sequence, &OwnedRow)| self.decide(site, s, sampler, masked, &row.row(), &mut room);
+                live.iter_mut().zip(&rows).map(decide).collect()
+            }
+        };
+        self.run.metrics().step(site.generate.site, rows, begun.elapsed().as_secs_f64());
+        let live = std::mem::take(&mut work.live);
+        self.apply(site, work, live, decisions)
+    }
+
+    /// A step of this site's sequences alone: rows are decided on where they are, without a copy.
+    fn step_alone(
+        &mut self,
+        site: &Site<'a>,
+        work: &mut Work,
+        pending: &[(SeqId, Vec<u32>)],
+    ) -> Result<Vec<Decision>, Flow> {
+        let mut room = self.room(site, work);
+        let appends: Vec<Append<'_>> =
+            pending.iter().map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last }).collect();
         let mut decisions: Vec<Option<Decision>> = appends.iter().map(|_| None).collect();
         let Work { live, sampler, masked, .. } = &mut *work;
         let me = &*self;
         let mut sink = |i: usize, _: usize, row: Row<'_>| {
-            let decided = me.decide(site, &mut live[i], sampler, masked, &row, &mut room);
-            decisions[i] = Some(decided);
+            decisions[i] = Some(me.decide(site, &mut live[i], sampler, masked, &row, &mut room));
         };
-        host.step(&appends, &mut sink).map_err(|e| site.role.failed(e))?;
-        drop(host);
-        self.run.metrics().step(site.generate.site, pending.len(), begun.elapsed().as_secs_f64());
+        site.role.host()?.step(&appends, &mut sink).map_err(|e| site.role.failed(e))?;
         let lost = || Decision::Failed("the model delivered no row".to_owned());
-        let decisions = decisions.into_iter().map(|d| d.unwrap_or_else(lost)).collect();
-        let live = std::mem::take(&mut work.live);
-        self.apply(site, work, live, decisions)
+        Ok(decisions.into_iter().map(|d| d.unwrap_or_else(lost)).collect())
+    }
+
+    /// Asks for room for tokens and calls, and takes it at once: what is not used is given back by `apply`.
+    fn reserve(&mut self, tokens: u64, calls: u64, kv: u64) -> Result<(), Flow> {
+        self.admit(tokens, calls, kv)?;
+        self.charge(&Usage { tokens, calls, ..Usage::default() });
+        Ok(())
     }
 
     /// Carries out decisions in the order of the sequences.
@@ -396,7 +423,10 @@ impl<'a> Interp<'a> {
         decisions: Vec<Decision>,
     ) -> Result<(), Flow> {
         let chosen = |d: &Decision| if let Decision::Tokens(tokens, ..) = d { tokens.len() as u64 } else { 0 };
-        self.charge(&Usage { tokens: decisions.iter().map(chosen).sum(), ..Usage::default() });
+        // One token each is charged already: branches use more, sequences that end without a token use none.
+        let (reserved, used) = (sequences.len() as u64, decisions.iter().map(chosen).sum::<u64>());
+        self.charge(&Usage { tokens: used.saturating_sub(reserved), ..Usage::default() });
+        self.refund(reserved.saturating_sub(used));
         let live = sequences.len() as u32;
         let mut queue: VecDeque<(Sequence, Decision)> = sequences.into_iter().zip(decisions).collect();
         let mut born = Vec::new();

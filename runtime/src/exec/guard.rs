@@ -80,6 +80,14 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// Takes tokens back that were charged and not used.
+    pub(crate) fn refund(&self, tokens: u64) {
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        spent.tokens = spent.tokens.saturating_sub(tokens);
+    }
+}
+
 /// What is left under all guards: the smallest of each.
 pub(crate) fn remaining<'a>(guards: impl Iterator<Item = &'a Guard>) -> Budget {
     fn least<T: PartialOrd>(a: Option<T>, b: Option<T>) -> Option<T> {

@@ -2,6 +2,7 @@
 
 use super::guard::{Guard, remaining};
 use super::host::RoleState;
+use super::meeting::{ArmBody, Seat};
 use super::{Event, Failure, Options, RunError, TokenRules, Watch, prims};
 use crate::metrics::Metrics;
 use crate::value::{Budget, Context, Turn, Usage, Value, Verifier};
@@ -88,6 +89,12 @@ pub(crate) fn functions<'a>(binds: &'a [Bind], found: &mut BTreeMap<Var, &'a Reg
     }
 }
 
+/// Whether a region has a sampling site in it.
+fn samples(region: &Region) -> bool {
+    let inside = |op: &Op| matches!(op, Op::Generate(_)) || inner_regions(op).into_iter().any(samples);
+    region.binds.iter().any(|bind| inside(&bind.op))
+}
+
 fn inner_regions(op: &Op) -> Vec<&Region> {
     match op {
         Op::Lambda(region) | Op::Coalesce(_, region) | Op::For(_, _, _, region, _) | Op::Par(_, _, region, _) => {
@@ -112,12 +119,14 @@ pub(crate) struct Interp<'a> {
     guards: Vec<Arc<Guard>>,
     /// Hash of the rounds of the loops around the current place; 0 outside of loops. Draws in different rounds differ.
     pub(super) path: u32,
+    /// Its place among arms that decode together.
+    pub(super) seat: Option<Seat<'a>>,
 }
 
 impl<'a> Interp<'a> {
     /// An interpreter of a strategy with `variables` variables under a guard.
     pub(crate) fn new(run: &'a Run<'a>, variables: u32, guard: Arc<Guard>) -> Self {
-        Self { run, variables: vec![None; variables as usize], guards: vec![guard], path: 0 }
+        Self { run, variables: vec![None; variables as usize], guards: vec![guard], path: 0, seat: None }
     }
 
     /// Sets a variable.
@@ -149,6 +158,13 @@ impl<'a> Interp<'a> {
     pub(super) fn charge(&self, usage: &Usage) {
         for guard in &self.guards {
             guard.charge(usage);
+        }
+    }
+
+    /// Takes tokens back that were charged and not used.
+    pub(super) fn refund(&self, tokens: u64) {
+        for guard in &self.guards {
+            guard.refund(tokens);
         }
     }
 
@@ -468,23 +484,20 @@ impl<'a> Interp<'a> {
     fn par(&mut self, list: Var, pattern: &'a Pat, body: &'a Region, most: u64) -> Result<Value, Flow> {
         let items = self.items(list, most)?;
         let arm = |me: &mut Self, i: usize| me.round(i, |me| me.body(pattern, body, &items[i], None));
-        Ok(Value::list(self.arms(items.len(), &arm)?))
+        Ok(Value::list(self.arms(items.len(), samples(body), &arm)?))
     }
 
     fn par_record(&mut self, parts: &'a [(String, Region)]) -> Result<Value, Flow> {
         // Each part has sites of its own, so its draws need no round.
-        let values = self.arms(parts.len(), &|me: &mut Self, i: usize| me.region(&parts[i].1))?;
+        let sampling = parts.iter().filter(|(_, region)| samples(region)).count() > 1;
+        let values = self.arms(parts.len(), sampling, &|me: &mut Self, i: usize| me.region(&parts[i].1))?;
         let fields = parts.iter().map(|(name, _)| name.clone()).zip(values).collect();
         Ok(Value::Record(Arc::new(crate::value::Record { name: String::new(), fields })))
     }
 
-    /// Runs the arms of a `par`, one after another.
-    fn arms(
-        &mut self,
-        count: usize,
-        arm: &dyn Fn(&mut Self, usize) -> Result<Value, Flow>,
-    ) -> Result<Vec<Value>, Flow> {
-        (0..count).map(|i| arm(self, i)).collect()
+    /// Runs the arms of a `par`: those that sample decode together, others run one after another.
+    fn arms(&mut self, count: usize, sampling: bool, arm: ArmBody<'_, 'a>) -> Result<Vec<Value>, Flow> {
+        if sampling && count > 1 { self.together(count, arm) } else { (0..count).map(|i| arm(self, i)).collect() }
     }
 
     fn within(
