@@ -1,9 +1,9 @@
 //! Tokenizers and chat templates: real models against recorded prompts where they are present, small vocabularies and
 //! hostile ones everywhere.
 
-use runtime::chat::{ChatFault, ChatTemplate, Message};
-use runtime::gguf::Gguf;
-use runtime::tokenizer::{Detokenizer, TokenKind, Tokenizer, TokenizerFault};
+use inferc_runtime::chat::{ChatFault, ChatTemplate, Message};
+use inferc_runtime::gguf::Gguf;
+use inferc_runtime::tokenizer::{Detokenizer, TokenKind, Tokenizer, TokenizerFault};
 use std::path::{Path, PathBuf};
 
 mod files_writer;

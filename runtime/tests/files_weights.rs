@@ -1,11 +1,11 @@
 //! Quantised rows against the reference library's vectors, and resident tiles against plain rows.
 
+use inferc_runtime::gguf::Gguf;
+use inferc_runtime::quant::dequantize_row;
+use inferc_runtime::weights;
 use ir::program::{RowOrder, Source, Weight};
 use ir::tensor::{DType, Scales, TILE_K, TILE_ROWS, tile_bytes};
 use proptest::prelude::*;
-use runtime::gguf::Gguf;
-use runtime::quant::dequantize_row;
-use runtime::weights;
 
 mod files_writer;
 use files_writer::{Writer, ggml_code};
