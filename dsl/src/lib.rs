@@ -13,10 +13,12 @@ pub mod codes;
 pub mod format;
 pub mod hir;
 pub mod library;
+pub mod lower;
 pub mod parse;
 
 pub use bounds::{BoundsRow, bounds};
 pub use check::check;
 pub use format::format;
 pub use library::{std_files, std_source};
+pub use lower::{lower, tests};
 pub use parse::parse;

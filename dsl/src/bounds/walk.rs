@@ -66,7 +66,17 @@ impl<'p> Walk<'p> {
         for (i, param) in function.params.iter().enumerate() {
             env.insert(param.local, of_param(function, i, forced));
         }
-        let mut walk = Self {
+        let mut walk = Self::start(program, env, function.within.tokens);
+        if let Some(body) = &function.body {
+            let value = walk.eval(body);
+            let value = value::join(value, walk.returns.pop().unwrap_or(Value::Nothing));
+            walk.demand_length(&value, &function.result, function.name_span);
+        }
+        walk
+    }
+
+    fn start(program: &'p Program, env: BTreeMap<Local, Value<'p>>, limit: Option<u64>) -> Self {
+        Self {
             program,
             cost: Cost::default(),
             facts: Facts::new(),
@@ -75,17 +85,28 @@ impl<'p> Walk<'p> {
             calls: Vec::new(),
             breaks: Vec::new(),
             returns: vec![Value::Nothing],
-            limit: function.within.tokens,
+            limit,
             spent: 0,
             steps: 0,
             depth: 0,
             next_loop: 0,
             stopped: false,
-        };
-        if let Some(body) = &function.body {
-            let value = walk.eval(body);
-            let value = value::join(value, walk.returns.pop().unwrap_or(Value::Nothing));
-            walk.demand_length(&value, &function.result, function.name_span);
+        }
+    }
+
+    /// Walks the statements of a test, for the maxima of its loops.
+    pub(crate) fn test(program: &'p Program, test: &'p crate::hir::Test) -> Self {
+        let mut walk = Self::start(program, BTreeMap::new(), None);
+        for step in &test.steps {
+            match step {
+                crate::hir::TestStep::Stmt(Stmt::Let(pattern, e)) => {
+                    let value = walk.eval(e);
+                    walk.bind(pattern, &value);
+                }
+                crate::hir::TestStep::Stmt(Stmt::Expr(e)) | crate::hir::TestStep::Assert(e, _) => {
+                    walk.eval(e);
+                }
+            }
         }
         walk
     }

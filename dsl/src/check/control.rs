@@ -273,11 +273,8 @@ impl Checker<'_> {
                 carried = wider;
                 continue;
             }
-            // The carried value is the loop's result even where the body does not read it.
-            if let Some(binding) = local.and_then(|l| self.scope.iter_mut().find(|b| b.local == l)) {
-                binding.used = true;
-            }
-            self.leave(mark);
+            // Rounds may be counted without a look at the item or the carried value.
+            self.leave_silently(mark);
             let ty = match (&first, whole) {
                 (None, _) => Ty::Unit,
                 (Some(_), Some(ty)) => ty,
@@ -309,7 +306,7 @@ impl Checker<'_> {
         let outer = std::mem::take(&mut self.place.loops);
         let value = self.block(body, None);
         self.place.loops = outer;
-        self.leave(mark);
+        self.leave_silently(mark);
         let ty = Ty::List(Box::new(value.ty.clone()), length);
         self.expr(ExprKind::Par(p, Box::new(iter), Box::new(value)), ty, span)
     }
