@@ -17,8 +17,17 @@ pub struct TokenRule {
     pub rule: u32,
     /// Statistics it reads, in order.
     pub stats: Vec<(DistField, Window)>,
-    /// Outer variables it reads (numbers), in order.
-    pub captures: Vec<Var>,
+    /// Outer numbers it reads, in order.
+    pub captures: Vec<Capture>,
     /// Name of the kernel.
     pub kernel: String,
+}
+
+/// A number from outside the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Capture {
+    /// A variable of an enclosing region (a number or a truth value as 0 or 1).
+    Var(Var),
+    /// Tunable `i` of the strategy.
+    Tunable(u32),
 }

@@ -11,6 +11,7 @@ pub mod kinetics;
 mod language;
 mod physical;
 pub mod planner;
+pub mod replay;
 pub mod roofline;
 pub mod rules;
 
