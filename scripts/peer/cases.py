@@ -112,19 +112,29 @@ def parse_setting(text):
 
 
 def ours_command(inferc, model, threads, case):
-    """Our side: one JSON object per case on the standard output."""
-    return [inferc, "bench", "--kernels", "--model", model, "--threads", str(threads), "--case", str(case), "--format", "json"]
+    """Our side: JSON objects on the standard output, for branches one per way of reading the shared prompt. It runs the case
+    once to warm up; one repetition, because it reports the fastest of several and the peer has no such choice."""
+    return [
+        *(inferc, "bench", "--kernels", "--model", model, "--threads", str(threads), "--case", str(case)),
+        *("--repeat", "1", "--format", "json"),
+    ]
+
+
+def profile_command(inferc, threads, output):
+    """Our measurement of the machine; the profile goes to `output`, not to where later plans would be priced with it."""
+    return [inferc, "profile-device", "--threads", str(threads), "-o", output, "--format", "json"]
 
 
 def peer_command(bin_dir, model, threads, case, setting, gen):
-    """The peer's side. `gen`: tokens to decode in a decode case. JSON lines on the standard output."""
+    """The peer's side. `gen`: tokens to decode in a decode case. JSON lines on the standard output. As on our side, the case
+    runs twice and the second run counts."""
     on = {True: "on", False: "off"}
     if case.kind == "branches":
         return _batched_command(bin_dir, model, threads, case, setting)
     work = ["-p", str(case["n"]), "-n", "0"] if case.kind == "prefill" else ["-p", "0", "-n", str(gen), "-d", str(case["depth"])]
     return [
         *(f"{bin_dir}/llama-bench", "-m", model, "-t", str(threads), *work),
-        *("-fa", on[setting.flash], "--repack", str(int(setting.repack)), "-r", "1", "-o", "jsonl"),
+        *("-fa", on[setting.flash], "--repack", str(int(setting.repack)), "-r", "2", "-o", "jsonl"),
     ]
 
 
@@ -138,7 +148,7 @@ def _batched_command(bin_dir, model, threads, case, setting):
         context = n * _round(prompt + gen + 1)
     return [
         *(f"{bin_dir}/llama-batched-bench", "-m", model, "-t", str(threads), "-tb", str(threads), "-c", str(context)),
-        *("-b", "2048", "-ub", "512", "-npp", str(prompt), "-ntg", str(gen), "-npl", str(n), "-pps"),
+        *("-b", "2048", "-ub", "512", "-npp", str(prompt), "-ntg", str(gen), "-npl", f"{n},{n}", "-pps"),
         *("-fa", "on" if setting.flash else "off", "--repack" if setting.repack else "--no-repack"),
         *("-kvu" if setting.unified else "-no-kvu", "--output-format", "jsonl"),
     ]

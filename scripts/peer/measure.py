@@ -11,10 +11,11 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 
-from cases import DEFAULT_GEN, ours_command, peer_command, settings_of
+from cases import DEFAULT_GEN, Setting, ours_command, peer_command, profile_command, settings_of
 from machine import Busy, read_bandwidth, wait_until_quiet
 
 # Settings within this factor of the fastest try stay in the interleaved runs; the one with the best median is reported.
@@ -112,36 +113,43 @@ def json_values(text):
 
 
 def parse_ours(text, case, share):
-    """Reads our side's object for a case."""
+    """Reads our side's samples of a case, by the way of reading the prompt where there are several (else one, named "")."""
+    found = {}
     for value in json_values(text):
         if value.get("case") != str(case):
             continue
         try:
-            sample = Sample(
-                float(value["tokens_per_second"]), float(value["seconds"]), int(value["tokens"]), share, value.get("rows")
-            )
+            rate, seconds, tokens = float(value["tokens_per_second"]), float(value["seconds"]), int(value["tokens"])
         except (KeyError, TypeError, ValueError) as error:
             raise BenchError(f"our side's result for {case} lacks a number: {error}") from error
-        return _checked("ours", case, sample)
-    raise BenchError(f"our side printed no result for {case}")
+        mode = f"prefix={value['prefix']}" if case.kind == "branches" and "prefix" in value else ""
+        if mode in found:
+            raise BenchError(f"our side printed two results for {case}")
+        found[mode] = _checked("ours", case, Sample(rate, seconds, tokens, share, value.get("rows")))
+    if not found:
+        raise BenchError(f"our side printed no result for {case}")
+    return found
 
 
 def parse_peer(text, case, share):
-    """Reads the peer's object for a case: llama-bench's line, or llama-batched-bench's (its decode part alone)."""
+    """Reads the peer's sample of a case: the last of llama-bench's runs, or of llama-batched-bench's (its decode part
+    alone)."""
+    sample = None
     for value in json_values(text):
         try:
             if case.kind == "branches" and "speed_tg" in value:
                 tokens, seconds = int(value["tg"]) * int(value["pl"]), float(value["t_tg"])
             elif case.kind != "branches" and value.get("samples_ns"):
                 tokens = int(value["n_prompt"]) + int(value["n_gen"])
-                seconds = statistics.median(value["samples_ns"]) / 1e9
+                seconds = float(value["samples_ns"][-1]) / 1e9
             else:
                 continue
         except (KeyError, TypeError, ValueError) as error:
             raise BenchError(f"the peer's result for {case} lacks a number: {error}") from error
-        rate = tokens / seconds if seconds > 0 else 0.0
-        return _checked("the peer", case, Sample(rate, seconds, tokens, share))
-    raise BenchError(f"the peer printed no result for {case}")
+        sample = Sample(tokens / seconds if seconds > 0 else 0.0, seconds, tokens, share)
+    if sample is None:
+        raise BenchError(f"the peer printed no result for {case}")
+    return _checked("the peer", case, sample)
 
 
 def _checked(side, case, sample):
@@ -197,30 +205,35 @@ def _measure_case(session, case, progress):
     gen, settings, tried = DEFAULT_GEN, [], []
     if "ours" in session.sides:
         progress(f"{case}: ours, warm-up")
-        gen = max(8, _ours(session, case).tokens)
+        gen = max(8, next(iter(_ours(session, case).values())).tokens)
     if "peer" in session.sides:
         settings, tried = _choose_setting(session, case, gen, retries, progress)
 
-    samples, disturbed = {None: [], **{s: [] for s in settings}}, 0
+    ours, peers, disturbed = {}, {s: [] for s in settings}, 0
     for turn in range(session.repeats):
         progress(f"{case}: {turn + 1} of {session.repeats}")
         order = list(settings)
         if "ours" in session.sides:
             order.insert(0 if turn % 2 == 0 else len(order), None)
-        runs, calm = retries.undisturbed(lambda sides=order: [(s, _one(session, case, s, gen)) for s in sides])
+        runs, calm = retries.undisturbed(lambda sides=order: [x for s in sides for x in _one(session, case, s, gen)])
         disturbed += not calm
         for side, sample in runs:
-            samples[side].append(sample)
-    ours = samples.pop(None)
-    best = max(settings, key=lambda s: statistics.median(x.tokens_per_second for x in samples[s]), default=None)
-    record = _record(session, case, roof, ours, samples, best, gen)
+            (peers if isinstance(side, Setting) else ours).setdefault(side, []).append(sample)
+    record = _record(session, case, roof, ours, peers, gen)
     counts = {"disturbed_repeats": disturbed, "discarded_repeats": retries.used}
     return {**record, **counts, "peer_settings_tried": tried}
 
 
 def _one(session, case, setting, gen):
-    """One run: of the peer at a setting, or ours for None."""
-    return _ours(session, case) if setting is None else _peer(session, case, setting, gen)
+    """One run: of the peer at a setting, or ours for None. Returns samples, each with the setting or our mode."""
+    if setting is None:
+        return list(_ours(session, case).items())
+    return [(setting, _peer(session, case, setting, gen))]
+
+
+def _fastest(samples):
+    """The setting with the best median; None when there is none."""
+    return max(samples, key=lambda s: statistics.median(x.tokens_per_second for x in samples[s]), default=None)
 
 
 def _ours(session, case):
@@ -254,7 +267,9 @@ def _measure_roof(session, progress):
     """The machine's read bandwidth, by our own profile of it, or None when the command is not there."""
     progress("read bandwidth")
     try:
-        text, share = run(session, [session.inferc, "profile-device", "--format", "json"])
+        with tempfile.TemporaryDirectory() as folder:
+            command = profile_command(session.inferc, session.threads, os.path.join(folder, "profile.json"))
+            text, share = run(session, command)
     except BenchError as error:
         print(f"bench-peer: no roof: {error}", file=sys.stderr)
         return None
@@ -290,8 +305,9 @@ def spread(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "repeats": len(values)}
 
 
-def _record(session, case, roof, ours, peers, best, gen):
-    theirs = peers.get(best, [])
+def _record(session, case, roof, ours_by_mode, peers, gen):
+    mode, best = _fastest(ours_by_mode), _fastest(peers)
+    ours, theirs = ours_by_mode.get(mode, []), peers.get(best, [])
     ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, theirs)]
     limit = roof_rate(session, case, roof, gen)
     ours_spread = spread([s.tokens_per_second for s in ours])
@@ -307,6 +323,7 @@ def _record(session, case, roof, ours, peers, best, gen):
         "peer": peer_spread,
         "ratio": spread(ratios),
         "floor": case.floor,
+        "ours_setting": mode or None,
         "peer_setting": best.text(case) if best else None,
         "roof": limit,
         "share_of_roof": {"ours": share(ours_spread), "peer": share(peer_spread)},
@@ -314,7 +331,7 @@ def _record(session, case, roof, ours, peers, best, gen):
         "disturbance": {"median": statistics.median(shares), "max": max(shares)},
         "load_average": os.getloadavg(),
         "samples": {
-            "ours": [s.plain() for s in ours],
+            "ours": {m or "default": [x.plain() for x in runs] for m, runs in ours_by_mode.items()},
             "peer": {s.text(case): [x.plain() for x in runs] for s, runs in peers.items()},
         },
     }

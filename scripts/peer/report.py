@@ -26,10 +26,15 @@ def as_text(header, records):
     measured = [r for r in records if "error" not in r]
     if measured:
         lines += ["", *_table(measured), ""]
-        lines += [f"{r['case']}: peer at {r['peer_setting']}" for r in measured if r["peer_setting"]]
+        lines += [_settings(r) for r in measured if r["peer_setting"] or r["ours_setting"]]
         lines += _notes(measured)
     lines += [f"\n{r['case']} failed: {r['error']}" for r in records if "error" in r]
     return "\n".join(lines)
+
+
+def _settings(record):
+    sides = (("ours", record["ours_setting"]), ("peer", record["peer_setting"]))
+    return f"{record['case']}: " + "; ".join(f"{side} at {setting}" for side, setting in sides if setting)
 
 
 def _load(load):
@@ -73,9 +78,10 @@ def _notes(records):
     repeats = ", ".join(map(str, sorted(counts)))
     notes = [
         "",
-        f"Median (least–greatest) of {repeats} interleaved repeats; the ratio is taken pair by pair. Branches: tokens of all",
-        "branches over the time of decoding alone, the prompt's own pass excluded. Roof: the machine's read bandwidth,",
-        "measured just before, over the bytes of a step (weights and 16-bit keys and values, each read once).",
+        f"Median (least–greatest) of {repeats} interleaved repeats; the ratio is taken pair by pair. A repeat is the second of",
+        "two runs in one process, on either side. Branches: tokens of all branches over the time of decoding alone, the prompt's",
+        "own pass excluded. Roof: the machine's read bandwidth, measured just before, over the bytes of a step (the file's",
+        "weights and 16-bit keys and values, each read once).",
     ]
     discarded, disturbed = (sum(r[k] for r in records) for k in ("discarded_repeats", "disturbed_repeats"))
     if discarded:

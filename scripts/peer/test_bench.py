@@ -30,20 +30,24 @@ name = os.path.basename(sys.argv[0])
 def after(flag): return args[args.index(flag) + 1]
 with open(os.environ["LOG"], "a") as log: log.write(" ".join([name, *args, str(sorted(os.sched_getaffinity(0)))]) + "\\n")
 if name == "inferc" and args[0] == "profile-device":
+    open(after("-o"), "w").close()
     print(json.dumps({"format_version": 1, "profile": {"bandwidth": 1e6, "threads": 1, "read": []}}))
 elif name == "inferc":
     case = after("--case")
     if os.environ.get("OURS") == "crash": sys.exit("no such case: " + case)
     tokens = {"d": 64, "b": 512, "p": 512}[case[0]] // int(os.environ.get("SHORT", "1"))
-    print("loading"); print(json.dumps({"case": case, "tokens_per_second": 300.0, "seconds": tokens / 300, "tokens": tokens}))
+    print("loading")
+    for prefix, rate in (("shared", 200), ("cascade", 300)) if case[0] == "b" else (("shared", 300),):
+        print(json.dumps({"case": case, "prefix": prefix, "tokens_per_second": rate, "seconds": tokens / rate, "tokens": tokens}))
 elif name == "llama-bench":
     rate = 100 if after("-fa") == "off" and after("--repack") == "1" else 50
     p, n = int(after("-p")), int(after("-n"))
-    print(json.dumps({"n_prompt": p, "n_gen": n, "samples_ns": [int((p + n) / rate * 1e9)]}))
+    print(json.dumps({"n_prompt": p, "n_gen": n, "samples_ns": [1, int((p + n) / rate * 1e9)]}))
 else:
     rate = 100 if after("-fa") == "off" and "--repack" in args and "-kvu" in args else 50
-    n = int(after("-npl")) * int(after("-ntg"))
-    print("\\n" + json.dumps({"pl": int(after("-npl")), "tg": int(after("-ntg")), "t_tg": n / rate, "speed_tg": rate}) + "\\n")
+    tg = int(after("-ntg"))
+    for run, pl in enumerate(after("-npl").split(",")):
+        print("\\n" + json.dumps({"pl": int(pl), "tg": tg, "t_tg": int(pl) * tg / rate * run, "speed_tg": rate}) + "\\n")
 """
 
 
@@ -146,7 +150,7 @@ class Parsing(unittest.TestCase):
 
     def test_other_output_is_passed_over(self):
         text = '{ not json\n{"case": "other", "x": 1}\nwarn {}\n{"case":"prefill:n=512","tokens_per_second":512,"seconds":1,"tokens":512}'
-        self.assertEqual(measure.parse_ours(text, self.case, 0.0).tokens_per_second, 512)
+        self.assertEqual(measure.parse_ours(text, self.case, 0.0)[""].tokens_per_second, 512)
 
     def test_bad_figures_are_refused(self):
         good = {"case": "prefill:n=512", "tokens_per_second": 512, "seconds": 1, "tokens": 512}
@@ -201,6 +205,8 @@ class WholeRun(unittest.TestCase):
             self.assertAlmostEqual(record["ratio"]["median"], 3.0, places=3)
         self.assertEqual(report["cases"][2]["peer_setting"], "fa=off repack=on kv=unified")
         self.assertEqual(len(report["cases"][2]["peer_settings_tried"]), 8)
+        self.assertEqual(report["cases"][2]["ours_setting"], "prefix=cascade")
+        self.assertEqual(len(report["cases"][2]["samples"]["ours"]["prefix=shared"]), 2)
         # Depth 0 and 64 tokens: 32 positions of 64 bytes beside 768 bytes of weights, at a megabyte per second.
         self.assertAlmostEqual(report["cases"][0]["roof"]["tokens_per_second"], 1e6 / (768 + 32 * 64))
         self.assertAlmostEqual(report["cases"][0]["share_of_roof"]["ours"], 300 * (768 + 32 * 64) / 1e6)
@@ -213,6 +219,8 @@ class WholeRun(unittest.TestCase):
         self.assertEqual([line.split()[0] for line in lines[2:]], ["inferc", "llama-bench", "llama-bench", "inferc"])
         self.assertEqual(len({line[line.index("[") :] for line in lines}), 1)
         self.assertIn("-n 64 -d 7", lines[3])
+        self.assertIn("-r 2", lines[3])
+        self.assertIn("--repeat 1", lines[2])
 
     def test_check_fails_below_the_floor_only(self):
         self.assertEqual(self.run_bench("--repeats", "1", "--check")[0], 0)
