@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[command(name = "inferc", version, about, max_term_width = 110)]
 #[command(after_help = "Exit codes: 0 success, 1 the program or its run failed, 2 wrong usage or unreadable input, \
                         3 only warnings with --deny-warnings.")]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -16,7 +16,7 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Parse, resolve, type-check, prove bounds.
     Check(CheckArgs),
     /// Rewrite files in the canonical layout.
@@ -49,7 +49,7 @@ pub enum Command {
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     #[default]
     Text,
@@ -59,7 +59,7 @@ pub enum Format {
 
 /// Options that bind roles, targets and numbers.
 #[derive(Clone, Debug, Default, Args)]
-pub struct Binding {
+pub(crate) struct Binding {
     /// Manifest with models and targets (default: infer.toml next to the file).
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
@@ -88,7 +88,7 @@ pub struct Binding {
 
 /// Arithmetic classes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum NumericsArg {
+pub(crate) enum NumericsArg {
     /// Weights as stored, activations rounded to int8 per 32 features.
     #[default]
     Int8,
@@ -98,7 +98,7 @@ pub enum NumericsArg {
 
 /// Code generators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BackendArg {
+pub(crate) enum BackendArg {
     /// LLVM.
     Llvm,
     /// Cranelift, the portable tier.
@@ -107,7 +107,7 @@ pub enum BackendArg {
 
 /// CPU feature levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum IsaArg {
+pub(crate) enum IsaArg {
     /// AVX2, FMA, F16C.
     Avx2,
     /// AVX-512 without VNNI.
@@ -118,7 +118,7 @@ pub enum IsaArg {
 
 /// `inferc check`
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// Source files.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -141,7 +141,7 @@ pub struct CheckArgs {
 
 /// `inferc fmt`
 #[derive(Debug, Args)]
-pub struct FmtArgs {
+pub(crate) struct FmtArgs {
     /// Source files; `-` reads standard input and prints.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -152,7 +152,7 @@ pub struct FmtArgs {
 
 /// `inferc explain`
 #[derive(Debug, Args)]
-pub struct ExplainArgs {
+pub(crate) struct ExplainArgs {
     /// An error code such as E0310, or FILE[::STRATEGY].
     #[arg(value_name = "CODE|FILE[::STRATEGY]")]
     pub what: String,
@@ -169,7 +169,7 @@ pub struct ExplainArgs {
 
 /// Stages that can be printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Emit {
+pub(crate) enum Emit {
     /// The syntax tree.
     Ast,
     /// Names and types resolved.
@@ -188,7 +188,7 @@ pub enum Emit {
 
 /// `inferc compile`
 #[derive(Debug, Args)]
-pub struct CompileArgs {
+pub(crate) struct CompileArgs {
     /// FILE[::STRATEGY]
     #[arg(value_name = "FILE[::STRATEGY]")]
     pub source: String,
@@ -211,7 +211,7 @@ pub struct CompileArgs {
 
 /// `inferc run`
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// FILE[::STRATEGY] or a plan file.
     #[arg(value_name = "FILE[::STRATEGY]|PLAN")]
     pub source: String,
@@ -237,7 +237,7 @@ pub struct RunArgs {
 
 /// `inferc test`
 #[derive(Debug, Args)]
-pub struct TestArgs {
+pub(crate) struct TestArgs {
     /// Source files.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -248,7 +248,7 @@ pub struct TestArgs {
 
 /// `inferc bench`
 #[derive(Debug, Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// FILE[::STRATEGY] to measure on data.
     #[arg(value_name = "FILE[::STRATEGY]", required_unless_present = "kernels")]
     pub source: Option<String>,
@@ -283,7 +283,7 @@ pub struct BenchArgs {
 
 /// Cost models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum CostModel {
+pub(crate) enum CostModel {
     /// The published formulas: compute and memory in eFLOPs.
     #[default]
     Kinetics,
@@ -293,7 +293,7 @@ pub enum CostModel {
 
 /// Modes of the Kinetics model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum KineticsMode {
+pub(crate) enum KineticsMode {
     /// The authors' code as it is, known slips included.
     #[default]
     Compat,
@@ -303,7 +303,7 @@ pub enum KineticsMode {
 
 /// `inferc cost`
 #[derive(Debug, Args)]
-pub struct CostArgs {
+pub(crate) struct CostArgs {
     /// A known shape (see `inferc cost --list`), a GGUF file, or a config.json.
     #[arg(long, value_name = "NAME|FILE", required_unless_present = "list")]
     pub model: Option<String>,
@@ -338,7 +338,7 @@ pub struct CostArgs {
 
 /// `inferc profile-device`
 #[derive(Debug, Args)]
-pub struct ProfileArgs {
+pub(crate) struct ProfileArgs {
     /// Profile file to write (default: host.json in the cache folder, which later plans use).
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -352,7 +352,7 @@ pub struct ProfileArgs {
 
 /// `inferc inspect`
 #[derive(Debug, Args)]
-pub struct InspectArgs {
+pub(crate) struct InspectArgs {
     /// Plan file.
     #[arg(value_name = "PLAN")]
     pub plan: PathBuf,
@@ -363,7 +363,7 @@ pub struct InspectArgs {
 
 /// `inferc doctor`
 #[derive(Debug, Args)]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// Manifest whose models are looked at (default: infer.toml here).
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
@@ -374,7 +374,7 @@ pub struct DoctorArgs {
 
 /// `inferc doc`
 #[derive(Debug, Args)]
-pub struct DocArgs {
+pub(crate) struct DocArgs {
     /// `std`, a module such as std::prompts, or nothing for the language reference.
     #[arg(value_name = "MODULE")]
     pub module: Option<String>,
@@ -382,7 +382,7 @@ pub struct DocArgs {
 
 /// `inferc new`
 #[derive(Debug, Args)]
-pub struct NewArgs {
+pub(crate) struct NewArgs {
     /// Folder to make.
     #[arg(value_name = "NAME")]
     pub name: PathBuf,
@@ -390,7 +390,7 @@ pub struct NewArgs {
 
 /// `inferc completions`
 #[derive(Debug, Args)]
-pub struct CompletionArgs {
+pub(crate) struct CompletionArgs {
     /// Shell.
     #[arg(value_enum)]
     pub shell: clap_complete::Shell,

@@ -1,16 +1,201 @@
 //! `inferc bench`: a strategy on data, with accuracy and predicted beside measured cost; or the kernels of a model.
 
-use super::{OK, print, print_json};
+use super::{FAILED, OK, print, print_json, say};
 use crate::args::{BenchArgs, Format};
 use anyhow::{Context as _, Result, bail};
 use inferc::measure::{self, Case, Measured};
-use ir::plan::PrefixMode;
-use serde_json::json;
-use std::path::PathBuf;
+use inferc::prepare::{self, Prepared};
+use inferc::{engine, grade, inputs, manifest, report};
+use ir::plan::{Plan, PrefixMode};
+use ir::plan_text::{seconds, three};
+use ir::strategy::Ty;
+use runtime::exec::{Event, Options, Watch};
+use runtime::metrics::Metrics;
+use runtime::value::Usage;
+use serde_json::{Map, Value, json};
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 /// Runs the command.
-pub fn run(args: &BenchArgs) -> Result<u8> {
-    if args.kernels { kernels(args) } else { bail!("strategies come next") }
+pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
+    if args.kernels { kernels(args) } else { strategy(args) }
+}
+
+/// What all tasks came to.
+#[derive(Default)]
+struct Tally {
+    tasks: usize,
+    graded: usize,
+    right: usize,
+    failed: usize,
+    usage: Usage,
+    metrics: Vec<Metrics>,
+    latencies: Vec<f64>,
+}
+
+/// Runs a strategy on every task of a file.
+fn strategy(args: &BenchArgs) -> Result<u8> {
+    let source = args.source.as_deref().context("name a strategy: FILE[::STRATEGY]")?;
+    let data = args.data.as_deref().context("name the tasks with --data FILE")?;
+    let tasks = tasks(data, args.limit)?;
+    let (path, name) = inputs::split(source);
+    let checked = inputs::check(&path)?;
+    super::report_diagnostics(&checked);
+    if !checked.is_clean() {
+        return Ok(FAILED);
+    }
+    let lowered = match prepare::strategy(&checked, name.as_deref())? {
+        Ok(strategy) => strategy,
+        Err(diagnostics) => {
+            super::say_diagnostics(&diagnostics, &checked.sources);
+            return Ok(FAILED);
+        }
+    };
+    let manifest = manifest::load(&path, args.binding.manifest.as_deref())?;
+    let machine = args.binding.machine(Some(&manifest), true)?;
+    machine.runs_here()?;
+    let prepared = Prepared::new(lowered, &manifest, &args.binding.models, &args.binding.set, &machine)?;
+    let artifact = prepared.artifact(&machine, optimizer::ASSUMPTIONS, &checked)?;
+    let cancel = super::run::cancel_on_interrupt()?;
+    let mut ready = engine::load(artifact, &prepared.verifiers, &prepared.tuned, &cancel, &mut |_| {})?;
+    let loud = std::io::stderr().is_terminal();
+    let mut tally = Tally::default();
+    for (line, task) in &tasks {
+        let object = parameters(task, ready.engine.plan(), &args.binding.set)
+            .with_context(|| format!("{}:{line}", data.display()))?;
+        let values = ready.engine.arguments_json(&object).map_err(|e| anyhow::anyhow!("{}:{line}: {e}", data.display()))?;
+        let watch = Watch { events: &|_: &Event<'_>| {}, cancel: &cancel };
+        let seed = args.seed.wrapping_add(*line as u64);
+        let start = std::time::Instant::now();
+        let outcome = ready.session.run(values, seed, &Options::default(), watch);
+        tally.latencies.push(start.elapsed().as_secs_f64());
+        tally.tasks += 1;
+        if cancel.load(Ordering::SeqCst) {
+            say("cancelled");
+            return Ok(FAILED);
+        }
+        let gradable = task.get("answer").is_some();
+        match outcome {
+            Ok(outcome) => {
+                if gradable {
+                    tally.graded += 1;
+                    let answer = outcome.value.to_json();
+                    let answer = answer_text(&answer).unwrap_or_else(|| outcome.text.clone());
+                    tally.right += usize::from(grade::grade(task, &answer).with_context(|| format!("{}:{line}", data.display()))?);
+                }
+                tally.usage.add(&outcome.usage);
+                tally.metrics.push(outcome.metrics);
+            }
+            // `fail` is an answer withheld: it counts as wrong.
+            Err(failure) => {
+                tally.failed += 1;
+                tally.graded += usize::from(gradable);
+                if loud {
+                    say(&format!("{}:{line}: {failure}", data.display()));
+                }
+            }
+        }
+        if loud {
+            say(&format!("{} of {} tasks, {} right", tally.tasks, tasks.len(), tally.right));
+        }
+    }
+    show(args, ready.engine.plan(), &machine.target, &tally);
+    Ok(OK)
+}
+
+/// The answer in a value: a vote's or sample's `.value` where there is one.
+fn answer_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(s) => Some(s.clone()),
+        Value::Number(n) => Some(n.to_string()),
+        Value::Object(fields) => fields.get("value").and_then(answer_text).or_else(|| fields.get("text").and_then(answer_text)),
+        _ => None,
+    }
+}
+
+/// Lines of a JSON-lines file with their numbers.
+fn tasks(path: &Path, limit: Option<usize>) -> Result<Vec<(usize, Value)>> {
+    let text = inputs::source_text(path)?;
+    let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()).take(limit.unwrap_or(usize::MAX));
+    lines
+        .map(|(i, line)| {
+            let task: Value = serde_json::from_str(line).with_context(|| format!("{}:{}: not a JSON object", path.display(), i + 1))?;
+            if task.is_object() { Ok((i + 1, task)) } else { bail!("{}:{}: not a JSON object", path.display(), i + 1) }
+        })
+        .collect()
+}
+
+/// The strategy's parameters in a task: by name; `question` stands for the first text parameter when that name is not
+/// there. Other fields of the task (`id`, `answer`, `verifier`, …) are not arguments.
+fn parameters(task: &Value, plan: &Plan, settings: &[String]) -> Result<Map<String, Value>> {
+    let mut out = Map::new();
+    let mut question = task.get("question").cloned();
+    for param in &plan.strategy.params {
+        if let Some(value) = task.get(&param.name) {
+            out.insert(param.name.clone(), value.clone());
+        } else if param.ty == Ty::Text
+            && let Some(value) = question.take()
+        {
+            out.insert(param.name.clone(), value);
+        }
+    }
+    for (name, value) in inputs::settings(settings)? {
+        if plan.strategy.params.iter().any(|p| p.name == name) {
+            out.insert(name.clone(), serde_json::from_str(&value).unwrap_or(Value::String(value)));
+        }
+    }
+    Ok(out)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of tasks and tokens")]
+fn show(args: &BenchArgs, plan: &Plan, target: &ir::target::Target, tally: &Tally) {
+    let mut sorted = tally.latencies.clone();
+    sorted.sort_by(f64::total_cmp);
+    let at = |q: f64| sorted.get(((sorted.len() as f64 - 1.0) * q).round().max(0.0) as usize).copied().unwrap_or(0.0);
+    let sum: f64 = sorted.iter().sum();
+    let n = tally.tasks.max(1) as f64;
+    let accuracy = tally.right as f64 / tally.graded.max(1) as f64;
+    let (lo, hi) = grade::wilson(tally.right, tally.graded);
+    let rows = report::rows(plan, target, &report::sum(&tally.metrics));
+    let (predicted, measured) = rows.iter().fold((0.0, 0.0), |(p, m), r| (p + r.predicted, m + r.measured));
+    if args.format == Format::Json {
+        print_json(json!({
+            "strategy": plan.strategy.name, "tasks": tally.tasks, "graded": tally.graded, "right": tally.right,
+            "failed": tally.failed, "accuracy": accuracy, "accuracy_low": lo, "accuracy_high": hi,
+            "tokens_per_task": tally.usage.tokens as f64 / n, "seconds_per_task": sum / n,
+            "latency": { "p50": at(0.5), "p95": at(0.95), "max": at(1.0) },
+            "predicted_seconds": predicted, "measured_seconds": measured,
+            "predicted_before": report::cost(&plan.cost),
+            "operators": rows.iter().map(|r| json!({
+                "name": r.name, "site": r.site, "tokens": r.tokens, "predicted_seconds": r.predicted,
+                "measured_seconds": r.measured, "off": r.is_off(),
+            })).collect::<Vec<_>>(),
+        }));
+        return;
+    }
+    let mut out = format!("{}: {} tasks", plan.strategy.name, tally.tasks);
+    if tally.graded > 0 {
+        out.push_str(&format!(" · accuracy {accuracy:.3} [{lo:.3}, {hi:.3}] ({} of {})", tally.right, tally.graded));
+    }
+    out.push_str(&format!(
+        " · {} failed\n{} tokens and {} per task · p50 {} · p95 {}\npredicted {} beside measured {} for the same tokens\n",
+        tally.failed,
+        three(tally.usage.tokens as f64 / n),
+        seconds(sum / n),
+        seconds(at(0.5)),
+        seconds(at(0.95)),
+        seconds(predicted),
+        seconds(measured),
+    ));
+    if args.analyze {
+        out.push_str(&format!("{:<28} {:>10} {:>12} {:>12}\n", "operator", "tokens", "predicted", "measured"));
+        for r in &rows {
+            let flag = if r.is_off() { "  off by more than 2×" } else { "" };
+            out.push_str(&format!("{:<28} {:>10} {:>12} {:>12}{flag}\n", r.name, r.tokens, seconds(r.predicted), seconds(r.measured)));
+        }
+    }
+    print(&out);
 }
 
 /// Measures cases on one model; the fastest of the repetitions counts, the median is printed beside it.
@@ -63,6 +248,5 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
             }
         }
     }
-    let _ = print_json;
     Ok(OK)
 }

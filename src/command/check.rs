@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// Runs the command.
-pub fn run(args: &CheckArgs) -> Result<u8> {
+pub(crate) fn run(args: &CheckArgs) -> Result<u8> {
     let mut code = OK;
     let mut files = Vec::new();
     for path in &args.files {
@@ -119,7 +119,7 @@ fn to_f64(x: u64) -> f64 {
 }
 
 /// `32 000`
-pub fn grouped(x: u64) -> String {
+pub(crate) fn grouped(x: u64) -> String {
     let digits = x.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {

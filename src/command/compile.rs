@@ -8,7 +8,7 @@ use inferc::prepare::{self, Prepared};
 use serde_json::json;
 
 /// Runs the command.
-pub fn run(args: &CompileArgs) -> Result<u8> {
+pub(crate) fn run(args: &CompileArgs) -> Result<u8> {
     let (path, name) = inputs::split(&args.source);
     if let Some(Emit::Ast | Emit::Hir) = args.emit {
         let checked = inputs::check(&path)?;

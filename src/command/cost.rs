@@ -10,7 +10,7 @@ use optimizer::roofline;
 use serde_json::json;
 
 /// Runs the command.
-pub fn run(args: &CostArgs) -> Result<u8> {
+pub(crate) fn run(args: &CostArgs) -> Result<u8> {
     if args.list {
         return Ok(list(args.format));
     }

@@ -5,7 +5,7 @@ use crate::args::DocArgs;
 use anyhow::{Result, bail};
 
 /// Runs the command.
-pub fn run(args: &DocArgs) -> Result<u8> {
+pub(crate) fn run(args: &DocArgs) -> Result<u8> {
     match args.module.as_deref() {
         None => print(&dsl::builtins::reference()),
         Some("std") => {

@@ -12,7 +12,7 @@ use serde_json::json;
 use std::path::Path;
 
 /// Runs the command.
-pub fn run(args: &DoctorArgs) -> Result<u8> {
+pub(crate) fn run(args: &DoctorArgs) -> Result<u8> {
     let host = probe::probe();
     let mut rows: Vec<(&str, bool, String)> = Vec::new();
     rows.push(("cpu", true, format!("{} · {} threads · {:.1} GB available", host.name, host.threads, gb(host.memory))));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 
 /// Runs the command.
-pub fn run(args: &ExplainArgs) -> Result<u8> {
+pub(crate) fn run(args: &ExplainArgs) -> Result<u8> {
     if is_code(&args.what) { code(args) } else { strategy(args) }
 }
 

@@ -9,7 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 /// Runs the command.
-pub fn run(args: &FmtArgs) -> Result<u8> {
+pub(crate) fn run(args: &FmtArgs) -> Result<u8> {
     let mut code = OK;
     for path in &args.files {
         code = code.max(if path == Path::new("-") { stdin()? } else { file(path, args.check)? });

@@ -8,7 +8,7 @@ use ir::artifact::{FORMAT, section_sizes};
 use serde_json::json;
 
 /// Runs the command.
-pub fn run(args: &InspectArgs) -> Result<u8> {
+pub(crate) fn run(args: &InspectArgs) -> Result<u8> {
     let bytes = artifact::read(&args.plan)?;
     let artifact = artifact::decode(&args.plan, &bytes)?;
     let sizes = section_sizes(&bytes)?;

@@ -1,19 +1,19 @@
 //! One file per command: arguments to library calls to output. Each returns the exit code; an `Err` is wrong usage or an
 //! unreadable input and ends in exit code 2.
 
-pub mod bench;
-pub mod check;
-pub mod compile;
-pub mod cost;
-pub mod doc;
-pub mod doctor;
-pub mod explain;
-pub mod fmt;
-pub mod inspect;
-pub mod new;
-pub mod profile;
-pub mod run;
-pub mod test;
+pub(crate) mod bench;
+pub(crate) mod check;
+pub(crate) mod compile;
+pub(crate) mod cost;
+pub(crate) mod doc;
+pub(crate) mod doctor;
+pub(crate) mod explain;
+pub(crate) mod fmt;
+pub(crate) mod inspect;
+pub(crate) mod new;
+pub(crate) mod profile;
+pub(crate) mod run;
+pub(crate) mod test;
 
 use crate::args::{BackendArg, Binding, CompletionArgs, IsaArg, NumericsArg};
 use anyhow::Result;
@@ -27,31 +27,31 @@ use serde_json::Value;
 use std::io::{IsTerminal as _, Write as _};
 
 /// Success.
-pub const OK: u8 = 0;
+pub(crate) const OK: u8 = 0;
 /// The program, or its run, failed.
-pub const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 /// Wrong usage or unreadable input.
-pub const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 /// Only warnings, and they were denied.
-pub const WARNED: u8 = 3;
+pub(crate) const WARNED: u8 = 3;
 /// Version of every JSON document: a new minor number adds fields, a new major number may change them.
-pub const FORMAT_VERSION: &str = "1.0";
+pub(crate) const FORMAT_VERSION: &str = "1.0";
 
 /// Prints data. A closed pipe ends the output silently, as `head` expects.
-pub fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes());
     let _ = out.flush();
 }
 
 /// Says words to the person.
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut err = std::io::stderr().lock();
     let _ = writeln!(err, "{text}");
 }
 
 /// Prints a JSON document; the object gets `format_version` as its first field.
-pub fn print_json(value: Value) {
+pub(crate) fn print_json(value: Value) {
     let mut object = serde_json::Map::new();
     object.insert("format_version".to_owned(), FORMAT_VERSION.into());
     match value {
@@ -64,12 +64,12 @@ pub fn print_json(value: Value) {
 }
 
 /// Colours are for terminals, unless `NO_COLOR` is set.
-pub fn color() -> bool {
+pub(crate) fn color() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 /// `inferc completions`
-pub fn completions(args: &CompletionArgs) -> Result<u8> {
+pub(crate) fn completions(args: &CompletionArgs) -> Result<u8> {
     let mut bytes = Vec::new();
     clap_complete::generate(args.shell, &mut crate::args::Cli::command(), "inferc", &mut bytes);
     print(&String::from_utf8_lossy(&bytes));
@@ -78,7 +78,7 @@ pub fn completions(args: &CompletionArgs) -> Result<u8> {
 
 impl Binding {
     /// The circumstances that the options ask for, warnings said.
-    pub fn machine(&self, manifest: Option<&Manifest>, cache: bool) -> Result<Machine> {
+    pub(crate) fn machine(&self, manifest: Option<&Manifest>, cache: bool) -> Result<Machine> {
         if self.target.len() > 1 {
             anyhow::bail!("this command takes one --target");
         }
@@ -86,7 +86,7 @@ impl Binding {
     }
 
     /// The same for one of several targets.
-    pub fn machine_for(&self, target: Option<String>, manifest: Option<&Manifest>, cache: bool) -> Result<Machine> {
+    pub(crate) fn machine_for(&self, target: Option<String>, manifest: Option<&Manifest>, cache: bool) -> Result<Machine> {
         let wishes = Wishes {
             target,
             threads: self.threads,
@@ -110,17 +110,17 @@ impl Binding {
 }
 
 /// Writes a file all at once.
-pub fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
     inferc::artifact::write(path, bytes)
 }
 
 /// Says the diagnostics of a checked file.
-pub fn report_diagnostics(checked: &inferc::inputs::Checked) {
+pub(crate) fn report_diagnostics(checked: &inferc::inputs::Checked) {
     say_diagnostics(&checked.diagnostics, &checked.sources);
 }
 
 /// Says diagnostics.
-pub fn say_diagnostics(diagnostics: &[ir::diagnostic::Diagnostic], sources: &inferc::render::Sources) {
+pub(crate) fn say_diagnostics(diagnostics: &[ir::diagnostic::Diagnostic], sources: &inferc::render::Sources) {
     if !diagnostics.is_empty() {
         say(inferc::render::text(diagnostics, sources, color()).trim_end());
     }
@@ -128,6 +128,6 @@ pub fn say_diagnostics(diagnostics: &[ir::diagnostic::Diagnostic], sources: &inf
 
 /// The second Ctrl-C: the person means it.
 #[expect(clippy::exit, reason = "the run did not react to the first interrupt")]
-pub fn give_up() -> ! {
+pub(crate) fn give_up() -> ! {
     std::process::exit(130)
 }

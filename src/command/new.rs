@@ -35,7 +35,7 @@ gguf = "model.gguf"    # a llama or qwen2 model in GGUF
 "#;
 
 /// Runs the command.
-pub fn run(args: &NewArgs) -> Result<u8> {
+pub(crate) fn run(args: &NewArgs) -> Result<u8> {
     let dir = &args.name;
     if dir.exists() {
         bail!("{} exists already: choose another name", dir.display());

@@ -10,7 +10,7 @@ use serde_json::json;
 use std::io::IsTerminal as _;
 
 /// Runs the command.
-pub fn run(args: &ProfileArgs) -> Result<u8> {
+pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
     let output = match &args.output {
         Some(path) => path.clone(),
         None => machine::profile_path().context("there is no cache folder to keep the profile in: name a file with -o FILE")?,

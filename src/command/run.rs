@@ -27,7 +27,7 @@ struct Request {
 }
 
 /// Runs the command.
-pub fn run(args: &RunArgs) -> Result<u8> {
+pub(crate) fn run(args: &RunArgs) -> Result<u8> {
     let words = parameters(&args.parameters)?;
     let bar = progress();
     let (path, name) = inputs::split(&args.source);
@@ -155,7 +155,7 @@ fn parameters(words: &[String]) -> Result<Vec<(String, String)>> {
 }
 
 /// Ctrl-C asks the run to stop at its next step; a second one ends the process.
-pub fn cancel_on_interrupt() -> Result<Arc<AtomicBool>> {
+pub(crate) fn cancel_on_interrupt() -> Result<Arc<AtomicBool>> {
     let cancel = Arc::new(AtomicBool::new(false));
     let flag = cancel.clone();
     ctrlc::set_handler(move || {

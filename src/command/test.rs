@@ -8,7 +8,7 @@ use runtime::script::run_test;
 use serde_json::json;
 
 /// Runs the command.
-pub fn run(args: &TestArgs) -> Result<u8> {
+pub(crate) fn run(args: &TestArgs) -> Result<u8> {
     let mut rows = Vec::new();
     let mut broken = false;
     for path in &args.files {
