@@ -5,7 +5,7 @@
 //! the site, the sequence and the position, never on batching, waves, reuse of prefixes or time.
 //! Deliberately absent: choices of schedule (they are in the plan), files, printing.
 //!
-//! Rooms: `interp` (regions and operations), `prims`, `builtins`, `select` (pure operations), `generate`, `decide`, `sequence`,
+//! Rooms: `interp` (regions and operations), `prims`, `builtins`, `select` (pure operations), `site`, `generate`, `decide`, `sequence`,
 //! `rules`, `format` (sampling sites), `scoring` (scores, choices, expectations), `host` (a model and its cached
 //! sequences), `guard` (budgets),
 //! `meeting` (arms of `par` that decode together).
@@ -23,6 +23,7 @@ mod rules;
 mod scoring;
 mod select;
 mod sequence;
+mod site;
 
 pub(crate) use crate::exec::guard::Guard;
 pub(crate) use crate::exec::host::{Host, RoleState};

@@ -51,10 +51,13 @@ impl Grammars {
 }
 
 fn factory(codec: &dyn TextCodec) -> Result<ParserFactory, String> {
-    let words: Vec<Vec<u8>> = (0..codec.vocabulary())
-        .map(|id| codec.token_bytes(u32::try_from(id).unwrap_or(u32::MAX)).into_owned())
-        .collect();
     let ends = codec.end_tokens();
+    // An end token has no text: it may come only where the format is complete.
+    let word = |id: usize| match u32::try_from(id) {
+        Ok(id) if !ends.contains(&id) => codec.token_bytes(id).into_owned(),
+        _ => Vec::new(),
+    };
+    let words: Vec<Vec<u8>> = (0..codec.vocabulary()).map(word).collect();
     let first = *ends.first().ok_or("the tokenizer has no end token")?;
     let size = u32::try_from(words.len()).map_err(|_| "the vocabulary is too large")?;
     let trie = TokTrie::from(&TokRxInfo::new(size, first), &words).with_eos_tokens(ends);

@@ -311,6 +311,20 @@ impl Value {
         Self::List(Arc::from(items))
     }
 
+    /// Whether it has no more parts than `left`, which is reduced by them.
+    #[must_use]
+    pub fn fits(&self, left: &mut usize) -> bool {
+        let Some(rest) = left.checked_sub(1) else { return false };
+        *left = rest;
+        match self {
+            Self::List(items) | Self::Tuple(items) => items.iter().all(|v| v.fits(left)),
+            Self::Record(record) => record.fields.iter().all(|(_, v)| v.fits(left)),
+            Self::Sample(sample) => sample.value.fits(left),
+            Self::Vote(vote) => vote.classes.iter().all(|(key, _, members)| key.fits(left) && members.len() <= *left),
+            _ => true,
+        }
+    }
+
     /// The number in it: integers, floats and quantities.
     #[must_use]
     pub fn number(&self) -> Option<f64> {

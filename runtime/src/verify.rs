@@ -164,7 +164,7 @@ pub fn last_number(text: &str) -> Option<f64> {
     let mut at = 0;
     let mut last = None;
     while at < bytes.len() {
-        if !bytes[at].is_ascii_digit() && !(bytes[at] == b'.' && digit(bytes, at + 1)) {
+        if !(digit(bytes, at) || bytes[at] == b'.' && digit(bytes, at + 1)) {
             at += 1;
             continue;
         }

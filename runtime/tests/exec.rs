@@ -51,10 +51,10 @@ fn counts_are_exact() {
     assert_eq!(ran.count("WaveStarted"), 2);
     assert_eq!(ran.count("SequenceEnded"), 5);
     // The prompt "a" is a, end of turn, opening: computed once.
-    assert_eq!((outcome.usage.prompt_tokens, *ran.log.prefilled.lock().unwrap()), (3, 2));
+    assert_eq!((outcome.usage.prompt_tokens, *ran.log.prefilled.lock().expect("no panic before")), (3, 2));
     let metrics = outcome.metrics.sites[0];
     assert_eq!(metrics.rows + 5, tokens, "each sequence's first token comes with the prompt");
-    assert_eq!(metrics.steps as usize, ran.log.steps.lock().unwrap().len() - 1);
+    assert_eq!(metrics.steps as usize, ran.log.steps.lock().expect("no panic before").len() - 1);
 }
 
 #[test]
@@ -455,7 +455,7 @@ fn arms_decode_together_and_get_what_they_would_get_alone() {
     assert!(distinct.len() > 2, "rounds draw for themselves: {distinct:?}");
     let usage = |ran: &Ran| ran.result.as_ref().map(|o| (o.usage.tokens, o.usage.calls)).expect("runs");
     assert_eq!(usage(&joint), usage(&alone));
-    let steps = |ran: &Ran| ran.log.steps.lock().unwrap().clone();
+    let steps = |ran: &Ran| ran.log.steps.lock().expect("no panic before").clone();
     // A sequence may end with its first token, which comes with the prompt.
     assert!(steps(&joint).iter().max() >= Some(&4));
     assert!(steps(&joint).len() < steps(&alone).len());
@@ -476,7 +476,7 @@ fn arms_nest() {
     let (joint, alone) = (go(true), go(false));
     // Samples carry seconds, so compare what they say.
     assert_eq!(joint.value().to_text(), alone.value().to_text());
-    assert_eq!(joint.log.steps.lock().unwrap().iter().max(), Some(&9));
+    assert_eq!(joint.log.steps.lock().expect("no panic before").iter().max(), Some(&9));
 }
 
 #[test]
@@ -527,5 +527,5 @@ fn parts_of_a_record_decode_together() {
     let y = b.prim(Prim::Field("y".into()), &[both]);
     let ran = run(b.plan(y, vec![]), TableModel::new(saying(&[B; 9])), 1);
     assert_eq!(ran.value().to_text(), "bb");
-    assert!(ran.log.steps.lock().unwrap().contains(&2));
+    assert!(ran.log.steps.lock().expect("no panic before").contains(&2));
 }

@@ -392,3 +392,23 @@ fn arguments_are_checked() {
     assert!(Engine::new(plan.clone(), &[("t".into(), "2".into())], None).is_err());
     assert!(Engine::new(plan, &[("u".into(), "0.1".into())], None).is_err());
 }
+
+#[test]
+fn a_verifier_does_not_outlive_the_deadline() {
+    let mut b = Build::new();
+    b.within.time = Some(0.3);
+    let program = b.text("sleep 100");
+    let score = scored(&mut b, VerifierOp::Command(vec![program]), "4");
+    let started = std::time::Instant::now();
+    let error = run(b.plan(score, vec![]), TableModel::new(mixed), 1).error();
+    assert!(error.contains("budget of time"), "{error}");
+    assert!(started.elapsed().as_secs_f64() < 5.0);
+}
+
+#[test]
+fn engines_are_shared_and_sessions_move() {
+    fn shared<T: Send + Sync>() {}
+    fn moved<T: Send>() {}
+    shared::<Engine>();
+    moved::<Session>();
+}

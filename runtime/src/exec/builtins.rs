@@ -40,9 +40,8 @@ fn of_number(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
     let number = |i: usize| args.get(i).and_then(Value::number);
     let value = match (name, args.len(), number(0)?) {
         ("exp", 1, x) => Value::Float(x.exp()),
-        ("log" | "ln", 1, x) => Value::Float(x.ln()),
+        ("log", 1, x) => Value::Float(x.ln()),
         ("sqrt", 1, x) => Value::Float(x.sqrt()),
-        ("sigmoid", 1, x) => Value::Float(1.0 / (1.0 + (-x).exp())),
         // Clipped so that a certain verdict stays a finite weight.
         ("logit", 1, p) => {
             let p = p.clamp(1e-9, 1.0 - 1e-9);
@@ -54,21 +53,10 @@ fn of_number(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
             }
             _ => same_kind(&args[0], x.abs()),
         },
-        ("pow", 2, x) => Value::Float(x.powf(number(1)?)),
         ("min" | "max", 2, x) => {
             let y = number(1)?;
             let first = if name == "min" { x <= y } else { x >= y };
             args[usize::from(!first)].clone()
-        }
-        ("clamp", 3, x) => {
-            let (lo, hi) = (number(1)?, number(2)?);
-            if x < lo {
-                args[1].clone()
-            } else if x > hi {
-                args[2].clone()
-            } else {
-                args[0].clone()
-            }
         }
         ("floor" | "ceil" | "round", 1, x) => {
             let whole = match name {
@@ -82,9 +70,6 @@ fn of_number(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
             Value::Int(whole as i64)
         }
         ("float", 1, x) => Value::Float(x),
-        ("int", 1, x) if x.is_finite() && x.abs() < 9.2e18 => Value::Int(x as i64),
-        ("tokens", 1, x) if (0.0..1.8e19).contains(&x) => Value::Tokens(x as u64),
-        ("text", 1, _) => Value::text(&args[0].to_text()),
         _ => return None,
     };
     Some(Ok(value))
@@ -102,22 +87,11 @@ fn of_text(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
         ("trim", 1) => Value::text(first.trim()),
         ("lower", 1) => Value::text(&first.to_lowercase()),
         ("upper", 1) => Value::text(&first.to_uppercase()),
-        ("text", 1) => Value::text(first),
-        ("len", 1) => Value::Int(first.len() as i64),
         ("number", 1) => crate::verify::whole_number(first.trim()).map_or(Value::None, Value::Float),
         ("split_lines", 1) => pieces(&mut first.lines()),
-        ("words", 1) => pieces(&mut first.split_whitespace()),
         ("contains", 2) => Value::Bool(first.contains(text(1)?)),
         ("starts_with", 2) => Value::Bool(first.starts_with(text(1)?)),
         ("ends_with", 2) => Value::Bool(first.ends_with(text(1)?)),
-        ("split", 2) => match text(1)? {
-            "" => return Some(Err("the separator is empty".to_owned())),
-            separator => pieces(&mut first.split(separator)),
-        },
-        ("replace", 3) => match (text(1)?, text(2)?) {
-            ("", _) => return Some(Err("the replaced text is empty".to_owned())),
-            (from, to) => Value::text(&first.replace(from, to)),
-        },
         _ => return None,
     }))
 }
@@ -127,7 +101,6 @@ fn of_list(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
     let numbers = || items.iter().map(Value::number).collect::<Option<Vec<f64>>>();
     let like = items.first().cloned().unwrap_or(Value::Float(0.0));
     Some(Ok(match (name, args.len()) {
-        ("len", 1) => Value::Int(items.len() as i64),
         ("sum", 1) => same_kind(&like, numbers()?.iter().sum()),
         ("mean", 1) => {
             let numbers = numbers()?;
@@ -141,12 +114,6 @@ fn of_list(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
             best.map_or(Value::None, |i| items[i].clone())
         }
         ("softmax", 1) => softmax(&numbers()?),
-        ("reverse", 1) => Value::List(items.iter().rev().cloned().collect()),
-        ("join", 2) => match &args[1] {
-            Value::Text(by) => Value::text(&items.iter().map(Value::to_text).collect::<Vec<_>>().join(by)),
-            _ => return None,
-        },
-        ("contains", 2) => Value::Bool(items.iter().any(|v| super::prims::equal(v, &args[1]))),
         _ => return None,
     }))
 }

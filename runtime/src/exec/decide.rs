@@ -1,9 +1,9 @@
 //! What happens to a sequence at a row: token rules, masks of formats, the draw.
 
-use super::generate::Site;
 use super::interp::Interp;
 use super::rules::{self, Outside, Scalar};
 use super::sequence::Sequence;
+use super::site::Site;
 use crate::model::Row;
 use crate::sample::{Key, Sampler, measure, top_tokens};
 use ir::rule::Capture;

@@ -8,44 +8,17 @@ use super::decide::Decision;
 use super::guard::remaining;
 use super::interp::{Flow, Interp};
 use super::meeting::Request;
-use super::rules::{self, History};
+use super::rules::History;
 use super::sequence::{Detokenised, Ending, Sequence, Taken};
-use super::{ChatMessage, Event, RoleState, RunError};
+use super::site::Site;
+use super::{Event, RunError};
 use crate::model::{Append, Row, SeqId, Wanted};
-use crate::sample::{Sampler, Sampling};
-use crate::value::{Context, EndReason, Sample, Usage, Value};
-use ir::plan::{ScoreMode, SitePlan};
-use ir::strategy::{Action, DistField, Generate, Level, Rule, Speaker, Var, Window};
+use crate::sample::Sampler;
+use crate::value::{EndReason, Sample, Usage, Value};
+use ir::strategy::{Action, Generate, Level, Rule};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// A site with its operands evaluated.
-pub(super) struct Site<'a> {
-    pub(super) generate: &'a Generate,
-    role: &'a RoleState,
-    role_index: u32,
-    context: Arc<Context>,
-    prompt: Arc<[u32]>,
-    /// Sequences asked for.
-    n: u32,
-    /// Sequences that may ever be started.
-    cap: u32,
-    max: usize,
-    holds: usize,
-    pub(super) sampling: Sampling,
-    stops: Vec<String>,
-    ends: Vec<u32>,
-    pub(super) seed: u64,
-    statistics: Vec<(DistField, Window)>,
-    waves: VecDeque<u32>,
-    chunk: usize,
-    /// Whether the model's sequences may share the row after the prompt.
-    shares: bool,
-    /// Whether finished sequences are kept for what follows.
-    keeps: bool,
-    matcher: Option<crate::grammar::Matcher>,
-}
 
 /// The state of a site.
 #[derive(Default)]
@@ -120,113 +93,33 @@ impl<'a> Interp<'a> {
         results.into_iter().next().map(Value::Sample).ok_or_else(none)
     }
 
-    /// Evaluates a site's operands.
-    fn site(&mut self, generate: &'a Generate) -> Result<Site<'a>, Flow> {
-        let (role_index, role) = self.role(generate.model)?;
-        let context = self.context(generate.ctx)?;
-        let n = match generate.n {
-            Some(var) => self.count(var, "n")?,
-            None => 1,
-        };
-        let live = match generate.live {
-            Some(var) => self.count(var, "live")?,
-            None => n,
-        };
-        let cap = u32::try_from(generate.live_max).unwrap_or(u32::MAX).min(live.max(n));
-        let max = u64::from(self.count(generate.max, "max")?).min(generate.max_bound);
-        let optional = |me: &Self, var: Option<Var>, name: &str, default: f64| match var {
-            Some(var) => me.number(var, name),
-            None => Ok(default),
-        };
-        let sampling = Sampling {
-            temperature: optional(self, generate.temp, "temp", 1.0)? as f32,
-            top_k: generate.top_k.map_or(Ok(0), |var| self.count(var, "top_k"))?,
-            top_p: optional(self, generate.top_p, "top_p", 1.0)? as f32,
-            min_p: optional(self, generate.min_p, "min_p", 0.0)? as f32,
-        };
-        let refuse = |cause: String| Err(Flow::from(RunError::Operation(cause)));
-        let Sampling { temperature, top_p, min_p, .. } = sampling;
-        if n == 0 {
-            return refuse("`n` is 0: at least one sequence is needed".to_owned());
-        }
-        if temperature < 0.0 || top_p <= 0.0 || top_p > 1.0 || !(0.0..=1.0).contains(&min_p) {
-            return refuse(format!(
-                "temp {temperature}, top_p {top_p}, min_p {min_p}: temp is not negative, top_p and min_p are shares"
-            ));
-        }
-        let seed = match generate.seed.map(|var| self.value(var)).transpose()? {
-            Some(Value::Int(seed)) => seed as u64,
-            _ => self.run.seed,
-        };
-        let prompt = encode(role, &context, role_index)?;
-        let (holds, shares) = {
-            let host = role.host()?;
-            (host.model().info().context, !host.model().answers_differ())
-        };
-        if prompt.is_empty() || prompt.len() >= holds {
-            let role = role.name.clone();
-            return Err(Flow::from(RunError::PromptTooLong { role, tokens: prompt.len(), context: holds }));
-        }
-        // Written answers are taken as they are: a test may show what happens when a format is missed.
-        let matcher = match &role.grammars {
-            Some(grammars) if shares => grammars.matcher(&generate.format).map_err(RunError::Format)?,
-            _ => None,
-        };
-        let branches = generate.rules.iter().flat_map(|r| &r.actions).any(|a| matches!(a, Action::Branch(_)));
-        let (waves, chunk) = match self.run.site_plan(generate.site) {
-            // Branches share one bound on sequences: all start together, so that who may branch is no matter of waves.
-            Some(SitePlan::Generate { waves, prefill_chunk, .. }) if !branches => (waves.clone(), *prefill_chunk),
-            Some(SitePlan::Generate { prefill_chunk, .. }) => (Vec::new(), *prefill_chunk),
-            _ => (Vec::new(), 0),
-        };
-        let fused = |plan: &SitePlan| matches!(plan, SitePlan::Score { mode: ScoreMode::Fused, .. });
-        Ok(Site {
-            generate,
-            role,
-            role_index,
-            context,
-            prompt: prompt.into(),
-            n: n.min(cap),
-            cap,
-            max: usize::try_from(max).unwrap_or(usize::MAX),
-            holds,
-            sampling,
-            stops: self.stop_texts(generate.stop)?,
-            ends: role.codec()?.end_tokens().to_vec(),
-            seed,
-            statistics: rules::statistics(generate),
-            waves: waves.into(),
-            chunk: if chunk == 0 { usize::MAX } else { chunk as usize },
-            shares,
-            keeps: generate.n.is_none() || self.run.sites.iter().any(fused),
-            matcher,
-        })
-    }
-
-    fn stop_texts(&mut self, stop: Option<Var>) -> Result<Vec<String>, Flow> {
-        let Some(var) = stop else { return Ok(Vec::new()) };
-        match self.value(var)? {
-            Value::List(items) => Ok(items.iter().map(Value::to_text).collect()),
-            Value::None => Ok(Vec::new()),
-            one => Ok(vec![one.to_text()]),
-        }
-    }
-
     /// Gives sequences back; returns how many were cut off.
     fn release(&mut self, site: &Site<'a>, work: &mut Work) -> Result<u64, Flow> {
         if work.root.is_none() && work.live.is_empty() {
             return Ok(0);
         }
+        let cancelled = self.cut_off(site, work)?;
         let mut host = site.role.host()?;
-        let mut cancelled = 0;
-        for sequence in work.live.drain(..) {
-            host.free(sequence.seq);
-            cancelled += 1;
-        }
         if let Some(root) = work.root.take() {
             host.keep(root, site.prompt.to_vec());
         }
         Ok(cancelled)
+    }
+
+    /// Cancels all live sequences; returns how many.
+    fn cut_off(&mut self, site: &Site<'a>, work: &mut Work) -> Result<u64, Flow> {
+        let cut: Vec<Sequence> = work.live.drain(..).collect();
+        let mut host = site.role.host()?;
+        for sequence in &cut {
+            host.free(sequence.seq);
+        }
+        drop(host);
+        for Sequence { index, tokens, .. } in &cut {
+            let (seq, tokens) = (*index, tokens.len() as u32);
+            let reason = EndReason::Cancelled;
+            self.emit(&Event::SequenceEnded { site: site.generate.site, seq, reason, tokens });
+        }
+        Ok(cut.len() as u64)
     }
 
     fn run_site(&mut self, site: &mut Site<'a>, work: &mut Work) -> Result<(), Flow> {
@@ -253,7 +146,7 @@ impl<'a> Interp<'a> {
 
     /// Computes the prompt.
     fn prefill_site(&mut self, site: &Site<'a>, work: &mut Work) -> Result<(), Flow> {
-        self.admit(0, 0, 0)?;
+        self.admit(0, 0, self.kv())?;
         let begun = Instant::now();
         let most = site.prompt.len() - usize::from(!site.shares);
         let mut host = site.role.host()?;
@@ -297,7 +190,7 @@ impl<'a> Interp<'a> {
         let count = count.min(site.cap.saturating_sub(work.started));
         let Some(root) = work.root else { return Ok(()) };
         let tokens = if site.shares && site.max > 0 { u64::from(count) } else { 0 };
-        let kv = site.role.host()?.model().kv_bytes();
+        let kv = self.kv();
         self.reserve(tokens, u64::from(count), kv)?;
         let mut fresh = Vec::new();
         for _ in 0..count {
@@ -362,7 +255,7 @@ impl<'a> Interp<'a> {
     /// One token for every live sequence.
     fn step_site(&mut self, site: &Site<'a>, work: &mut Work) -> Result<(), Flow> {
         let begun = Instant::now();
-        let kv = site.role.host()?.model().kv_bytes();
+        let kv = self.kv();
         self.reserve(work.live.len() as u64, 0, kv)?;
         let pending: Vec<(SeqId, Vec<u32>)> =
             work.live.iter_mut().map(|s| (s.seq, std::mem::take(&mut s.pending))).collect();
@@ -442,12 +335,7 @@ impl<'a> Interp<'a> {
         work.live.append(&mut born);
         if work.stopped {
             (work.waiting, work.grown) = (0, 0);
-            let mut host = site.role.host()?;
-            let cancelled = work.live.len() as u64;
-            for sequence in work.live.drain(..) {
-                host.free(sequence.seq);
-            }
-            drop(host);
+            let cancelled = self.cut_off(site, work)?;
             self.charge(&Usage { cancelled, ..Usage::default() });
         }
         outcome
@@ -680,27 +568,4 @@ fn branch_key(parent: u32, position: u32, child: u32) -> u32 {
         hash ^= hash >> 29;
     }
     (hash >> 16) as u32 | 0x8000_0000
-}
-
-/// Token ids of a context for a model, with the opening of its answer; a last turn of the assistant is continued.
-pub(super) fn encode(role: &RoleState, context: &Context, role_index: u32) -> Result<Vec<u32>, RunError> {
-    let codec = role.codec()?;
-    let refuse = |cause| RunError::Codec { role: role.name.clone(), cause };
-    let (turns, partial) = match context.turns.split_last() {
-        Some((last, rest)) if last.speaker == Speaker::Assistant => (rest, Some(last)),
-        _ => (&context.turns[..], None),
-    };
-    let messages: Vec<ChatMessage<'_>> =
-        turns.iter().map(|t| ChatMessage { speaker: t.speaker, text: &t.text }).collect();
-    let mut tokens = codec.encode_chat(&messages, true).map_err(refuse)?;
-    if let Some(partial) = partial {
-        match &partial.tokens {
-            Some((role, written)) if *role == role_index => {
-                let open = written.iter().take_while(|t| !codec.end_tokens().contains(t));
-                tokens.extend(open);
-            }
-            _ => tokens.extend(codec.encode(&partial.text).map_err(refuse)?),
-        }
-    }
-    Ok(tokens)
 }

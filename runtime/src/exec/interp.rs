@@ -182,6 +182,20 @@ impl<'a> Interp<'a> {
         Ok(())
     }
 
+    /// Bytes of KV in use by all models. When a guard limits them and they are more, keys that are only kept for reuse
+    /// are given back first.
+    pub(super) fn kv(&self) -> u64 {
+        let Some(most) = remaining(self.guards()).kv else { return 0 };
+        let hosts = || self.run.roles.iter().filter_map(|role| role.host().ok());
+        let used = |sum: u64, bytes: u64| sum.saturating_add(bytes);
+        let kv = hosts().map(|host| host.model().kv_bytes()).fold(0, used);
+        if kv <= most {
+            return kv;
+        }
+        hosts().for_each(|mut host| host.forget());
+        hosts().map(|host| host.model().kv_bytes()).fold(0, used)
+    }
+
     /// Tells the caller.
     pub(super) fn emit(&self, event: &Event<'_>) {
         (self.run.watch.events)(event);

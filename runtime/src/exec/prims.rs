@@ -12,11 +12,32 @@ use std::sync::Arc;
 /// Longest list that a range or a concatenation may make.
 const MAX_LIST: i64 = 1 << 20;
 
+/// Most parts (elements, fields, at all depths) of one value: shared parts count each time they appear, because whoever
+/// compares or prints the value meets them each time.
+const MAX_PARTS: usize = 1 << 20;
+/// Longest text, bytes.
+const MAX_TEXT: usize = 16 << 20;
+
+/// Carries out a pure operation and refuses values that have grown beyond all use.
+///
+/// # Errors
+/// As [`plain`], and when the value has too many parts or its text is too long.
+pub(super) fn pure(prim: &Prim, args: &[Value]) -> Result<Value, String> {
+    let value = plain(prim, args)?;
+    match &value {
+        Value::Text(text) if text.len() > MAX_TEXT => Err(format!("a text of more than {MAX_TEXT} bytes")),
+        Value::List(_) | Value::Tuple(_) | Value::Record(_) if !value.fits(&mut { MAX_PARTS }) => {
+            Err(format!("a value of more than {MAX_PARTS} parts"))
+        }
+        _ => Ok(value),
+    }
+}
+
 /// Carries out a pure operation.
 ///
 /// # Errors
 /// The cause, as a sentence: a division by zero, an index out of range, an overflow, an operand of a wrong type.
-pub(super) fn pure(prim: &Prim, args: &[Value]) -> Result<Value, String> {
+fn plain(prim: &Prim, args: &[Value]) -> Result<Value, String> {
     match (prim, args) {
         (Prim::Add | Prim::Sub | Prim::Mul | Prim::Div, [a, b]) => arithmetic(prim, a, b),
         (Prim::Neg, [Value::Int(i)]) => i.checked_neg().map(Value::Int).ok_or_else(overflow),
@@ -276,6 +297,24 @@ mod tests {
         assert_eq!(go(Prim::Lt, Value::Float(f64::NAN), Value::Float(1.0)), Ok(Value::Bool(false)));
         assert!(go(Prim::Range, Value::Int(0), Value::Int(i64::MAX)).is_err());
         assert!(go(Prim::Index, Value::list(vec![]), Value::Int(0)).is_err());
+    }
+
+    #[test]
+    fn values_cannot_grow_without_end() {
+        let double = |prim: &Prim, start: Value| {
+            let mut value = start;
+            (0..64).find_map(|_| match pure(prim, &[value.clone(), value.clone()]) {
+                Ok(next) => {
+                    value = next;
+                    None
+                }
+                Err(cause) => Some(cause),
+            })
+        };
+        assert!(double(&Prim::List, Value::Int(1)).is_some());
+        assert!(double(&Prim::Tuple, Value::Int(1)).is_some());
+        assert!(double(&Prim::Add, Value::text("ab")).is_some());
+        assert!(double(&Prim::Add, Value::list(vec![Value::Int(1)])).is_some());
     }
 
     #[test]

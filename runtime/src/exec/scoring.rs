@@ -1,7 +1,9 @@
 //! Scores, choices, expectations and log-probabilities: one model step (or one verification) each.
 
-use super::generate::{OwnedRow, encode};
+use super::generate::OwnedRow;
+use super::guard::remaining;
 use super::interp::{Flow, Interp};
+use super::site::{PREFILL, encode};
 use super::{Event, RoleState, RunError};
 use crate::error::Error;
 use crate::model::{Append, Row, SeqId, Wanted};
@@ -11,7 +13,7 @@ use crate::verify::{self, Answer, Verdict};
 use ir::plan::SitePlan;
 use ir::strategy::{Binding, MockOutput, Var};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Interp<'_> {
     /// `score(v, s)` and `verify(v, s)`: a number; no verdict counts as 0 and is counted apart.
@@ -19,14 +21,9 @@ impl Interp<'_> {
         let begun = self.begin_call()?;
         let verifier = self.value(verifier)?;
         let sample = self.value(sample)?;
-        let none = Value::None;
         let text;
         let answer = match &sample {
-            Value::Sample(s) => {
-                // Plain text is its own value; only an extracted value is worth more than the text.
-                let plain = matches!(&s.value, Value::Text(t) if *t == s.text);
-                Answer { text: &s.text, value: if plain { &none } else { &s.value } }
-            }
+            Value::Sample(s) => Answer { text: &s.text, value: &s.value },
             other => {
                 text = other.to_text();
                 Answer { text: &text, value: other }
@@ -86,8 +83,12 @@ impl Interp<'_> {
     }
 
     fn program(&self, words: &[String], args: &[Value], answer: Answer<'_>) -> Result<Verdict, Flow> {
-        let limits = &self.run.options.command;
-        let verdict = verify::command(words, args, answer, limits, self.run.watch.cancel).map_err(RunError::from)?;
+        // A program never outlives the deadline of the guards around it.
+        let mut limits = self.run.options.command;
+        if let Some(left) = remaining(self.guards()).time {
+            limits.wall = limits.wall.min(Duration::try_from_secs_f64(left).unwrap_or(limits.wall));
+        }
+        let verdict = verify::command(words, args, answer, &limits, self.run.watch.cancel).map_err(RunError::from)?;
         // A cancelled run ends here, it does not go on with a verdict that nobody gave.
         self.admit(0, 0, 0)?;
         Ok(verdict)
@@ -245,7 +246,7 @@ impl Interp<'_> {
         let result = (|| {
             let mut first = None;
             let mut go_on = |kv| self.admit(0, 0, kv).map_err(|f| flow = Some(f)).is_ok();
-            host.prefill(root, &prompt[reused..], usize::MAX, Wanted::Last, &mut go_on, &mut |row| {
+            host.prefill(root, &prompt[reused..], PREFILL, Wanted::Last, &mut go_on, &mut |row| {
                 first = Some(OwnedRow::of(&row));
             })?;
             let first = first.ok_or(Error::Cancelled)?;

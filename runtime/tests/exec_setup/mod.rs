@@ -68,10 +68,12 @@ pub(crate) struct Log {
     pub(crate) peak: Mutex<usize>,
 }
 
+type Table = Arc<dyn Fn(&[u32]) -> [f32; 8] + Send + Sync>;
+
 /// Next-token probabilities by the last token; `f` may look at the whole sequence.
 pub(crate) struct TableModel {
     info: ModelInfo,
-    table: Arc<dyn Fn(&[u32]) -> [f32; 8] + Send + Sync>,
+    table: Table,
     sequences: BTreeMap<u32, Vec<u32>>,
     next: u32,
     pub(crate) log: Arc<Log>,
@@ -98,8 +100,8 @@ impl TableModel {
     }
 
     fn note(&self) {
-        *self.log.live.lock().unwrap() = self.sequences.len();
-        let mut peak = self.log.peak.lock().unwrap();
+        *self.log.live.lock().expect("no panic before") = self.sequences.len();
+        let mut peak = self.log.peak.lock().expect("no panic before");
         *peak = (*peak).max(self.sequences.len());
     }
 }
@@ -144,9 +146,9 @@ impl LanguageModel for TableModel {
             return Err(Error::OutOfPages { needed: more, free: 0, total: self.room });
         }
         if appends.iter().all(|a| a.wanted == Wanted::Last && a.tokens.len() == 1) {
-            self.log.steps.lock().unwrap().push(appends.len());
+            self.log.steps.lock().expect("no panic before").push(appends.len());
         } else {
-            *self.log.prefilled.lock().unwrap() += more;
+            *self.log.prefilled.lock().expect("no panic before") += more;
         }
         for (i, append) in appends.iter().enumerate() {
             assert!(!append.tokens.is_empty());
@@ -387,18 +389,18 @@ pub(crate) fn run_with(
     let tokens = Mutex::new(0);
     let sink = |event: &Event<'_>| {
         if matches!(event, Event::Token { .. }) {
-            let mut seen = tokens.lock().unwrap();
+            let mut seen = tokens.lock().expect("no panic before");
             *seen += 1;
             if cancel == Some(*seen) {
                 flag.store(true, Ordering::Relaxed);
             }
         }
-        events.lock().unwrap().push(format!("{event:?}"));
+        events.lock().expect("no panic before").push(format!("{event:?}"));
     };
     let result = session.run(args, seed, &Options::default(), Watch { events: &sink, cancel: &flag });
     session.forget();
-    assert_eq!(*log.live.lock().unwrap(), 0, "sequences leak");
-    Ran { result, events: events.into_inner().unwrap(), log }
+    assert_eq!(*log.live.lock().expect("no panic before"), 0, "sequences leak");
+    Ran { result, events: events.into_inner().expect("no panic before"), log }
 }
 
 /// Mostly `a`, sometimes `b`, seldom the end.
