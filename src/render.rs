@@ -68,7 +68,9 @@ pub fn text(diagnostics: &[Diagnostic], sources: &Sources, color: bool) -> Strin
         let mut bytes = Vec::new();
         let cache = ariadne::sources(sources.0.clone());
         if report.finish().write(cache, &mut bytes).is_ok() {
-            out.push_str(&String::from_utf8_lossy(&bytes));
+            let drawn = String::from_utf8_lossy(&bytes);
+            // The headline's colour does not heed the setting.
+            out.push_str(&if color { drawn.into_owned() } else { plain(&drawn) });
         }
     }
     let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
@@ -80,6 +82,18 @@ pub fn text(diagnostics: &[Diagnostic], sources: &Sources, color: bool) -> Strin
             let _ = writeln!(out, "{}, {}", plural(e, "error"), plural(w, "warning"));
         }
     }
+    out
+}
+
+/// Text without terminal colours.
+fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        out.push_str(before);
+        rest = after.split_once('m').map_or("", |(_, tail)| tail);
+    }
+    out.push_str(rest);
     out
 }
 
