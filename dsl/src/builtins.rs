@@ -330,7 +330,7 @@ const DECISIONS: &str = "
 
 ## Annotations of the suite
 
-A case is a heading `--- name stages ---` and the program under it. `# error[E0310] 14-19: text` stands above the line it
-speaks of: the code, the columns of the first and after the last character in that line (from 1), and a part of the
-message. Every diagnostic must be annotated and every annotation met.
+A case is a heading `--- name stages ---` and the program under it; `=== path` begins a further file of the case.
+`# error[E0310] 14-19: message` stands above the line it speaks of, with the columns of the first and after the last
+character in that line (from 1). Every diagnostic must be annotated and every annotation met.
 ";

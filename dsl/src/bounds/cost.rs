@@ -12,7 +12,17 @@ const MAX_TERMS: usize = 12;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Term {
     pub(crate) factors: Vec<String>,
+    /// Tokens of all times together.
     pub(crate) tokens: u64,
+    /// How often the same product stands in the sequence.
+    pub(crate) times: u32,
+}
+
+impl Term {
+    /// A product that stands once.
+    pub(crate) fn new(factors: Vec<String>, tokens: u64) -> Self {
+        Self { factors, tokens, times: 1 }
+    }
 }
 
 /// Maxima.
@@ -101,7 +111,7 @@ impl Cost {
             self.pooled.clear();
             self.bounds.tokens = limit;
             self.bounds.kv_tokens = self.bounds.kv_tokens.min(limit);
-            self.terms = vec![Term { factors: vec![format!("within {}", tokens_text(limit))], tokens: limit }];
+            self.terms = vec![Term::new(vec![format!("within {}", tokens_text(limit))], limit)];
         }
         if let Some(limit) = calls {
             self.bounds.calls = self.bounds.calls.min(limit);
@@ -111,10 +121,11 @@ impl Cost {
 
     fn add_terms(&mut self, terms: Vec<Term>) {
         for term in terms {
-            if term.tokens > 0 && self.terms.len() < MAX_TERMS && !self.terms.contains(&term) {
-                self.terms.push(term);
-            } else if let Some(same) = self.terms.iter_mut().find(|t| t.factors == term.factors) {
+            if let Some(same) = self.terms.iter_mut().find(|t| t.factors == term.factors) {
                 same.tokens = same.tokens.saturating_add(term.tokens);
+                same.times = same.times.saturating_add(term.times);
+            } else if term.tokens > 0 && self.terms.len() < MAX_TERMS {
+                self.terms.push(term);
             }
         }
     }
@@ -125,6 +136,9 @@ impl Cost {
             .iter()
             .map(|t| {
                 let mut line = t.factors.join(" × ");
+                if t.times > 1 {
+                    let _ = write!(line, ", {} times", t.times);
+                }
                 let _ = write!(line, " = {}", spaced(t.tokens));
                 line
             })

@@ -480,7 +480,7 @@ impl<'p> Walk<'p> {
             if cost.tokens() > 0 {
                 cost.bounds.tokens = 0;
                 cost.pooled = vec![(id, pool)];
-                cost.terms = vec![Term { factors: vec!["pool of the split budget".to_owned()], tokens: pool }];
+                cost.terms = vec![Term::new(vec!["pool of the split budget".to_owned()], pool)];
             }
         }
         self.spend(cost);
@@ -499,7 +499,7 @@ impl<'p> Walk<'p> {
         match length {
             Some(n) if n <= MAX_ITEMS => n,
             Some(n) => {
-                let message = format!("{} rounds are more than any plan can hold", super::cost::spaced(n));
+                let message = format!("{} items are more than any plan can hold", super::cost::spaced(n));
                 self.report(
                     Diagnostic::error(codes::E0304, iter.span, message, "too many")
                         .help(format!("at most {} are possible", super::cost::spaced(MAX_ITEMS))),
@@ -592,7 +592,15 @@ impl<'p> Walk<'p> {
                 Value::List(length, Box::new(values.into_iter().fold(Value::Nothing, value::join)))
             }
             Prim::Tuple => Value::Tuple(values),
-            Prim::Range | Prim::RangeInclusive => range(prim, &take(0), &take(1)),
+            Prim::Range | Prim::RangeInclusive => {
+                let value = range(prim, &take(0), &take(1));
+                if let Value::List(Some(n), _) = &value
+                    && *n > MAX_ITEMS
+                {
+                    self.rounds(Some(*n), e);
+                }
+                value
+            }
             Prim::Record(name, fields) if name == "Budget" => {
                 let mut budget = Budget::default();
                 for (field, value) in fields.iter().zip(&values) {
@@ -712,7 +720,7 @@ impl<'p> Walk<'p> {
         let mut cost = Cost {
             bounds: Bounds { tokens, calls: live, live, kv_tokens: tokens },
             pooled: Vec::new(),
-            terms: vec![Term { factors, tokens }],
+            terms: vec![Term::new(factors, tokens)],
         };
         if redo {
             cost.bounds.calls = cost.bounds.calls.saturating_add(live.saturating_mul(max));

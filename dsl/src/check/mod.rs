@@ -47,7 +47,10 @@ pub fn check(
 ) -> (Program, Vec<Diagnostic>) {
     let mut checker = Checker::new(load);
     checker.program(path, source, file);
+    let broken = checker.has_errors();
     let Checker { mut diagnostics, program, .. } = checker;
+    // What an error hides looks unused; it may not be.
+    diagnostics.retain(|d| !broken || (d.code != codes::W0401 && d.code != codes::W0402));
     diagnostics.sort_by_key(|d| (d.span, d.severity, d.code));
     diagnostics.dedup_by(|a, b| a.code == b.code && a.span == b.span && a.message == b.message);
     (program, diagnostics)

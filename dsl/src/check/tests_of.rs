@@ -58,8 +58,24 @@ impl Checker<'_> {
                 }
             },
         };
-        let wanted = if kind == RoleKind::Generator { Ty::Text } else { Ty::Float };
-        let list = self.check_as(value, &Ty::List(Box::new(wanted), None));
+        let (list, place) = (self.check(value, None), value.span);
+        let item = match &list.ty {
+            Ty::List(item, _) => (**item).clone(),
+            other => other.clone(),
+        };
+        // A generator may answer with numbers too, where its text is read as one.
+        let fine = match kind {
+            RoleKind::Generator => matches!(item, Ty::Text | Ty::Float | Ty::Int | Ty::Never),
+            _ => matches!(item, Ty::Float | Ty::Int | Ty::Never),
+        };
+        if !fine || !matches!(list.ty, Ty::List(..) | Ty::Never) {
+            let message = format!("`{}` cannot answer with `{}`", name.text, super::types::show(&list.ty));
+            self.report(
+                Diagnostic::error(codes::E0204, place, message, "not its outputs")
+                    .help("write a list of texts for a generator, of numbers for a verifier or scorer"),
+            );
+            return None;
+        }
         let outputs = self.outputs(&list);
         if outputs.as_ref().is_some_and(Vec::is_empty) {
             self.error(codes::E0215, value.span, "a mock needs at least one output", "nothing to answer");
@@ -80,6 +96,7 @@ impl Checker<'_> {
                 .map(|i| match self.value_of(i).ok()? {
                     Const::Text(t) => Some(MockOutput::Text(t)),
                     Const::Float(x) => Some(MockOutput::Number(x)),
+                    Const::Int(n) => Some(MockOutput::Number(n as f64)),
                     _ => None,
                 })
                 .collect(),
