@@ -48,3 +48,58 @@ pub(super) fn silu(b: &mut Build, x: Vf) -> Vf {
     let below = b.add(e, one);
     b.div(x, below)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::back::interp::{self, Value};
+    use crate::lower::build::{Build, Slot};
+    use ir::kernel::Mem;
+    use ir::program::{Arg, Buf};
+
+    /// Applies a function of 16 lanes to numbers.
+    fn apply(f: fn(&mut Build, Vf) -> Vf, x: &[f32]) -> Vec<f32> {
+        let mut b = Build::new("function");
+        let from = b.read("x", Slot::Always(Arg::Buf(Buf::Hidden)));
+        let to = b.write_buf("y", Buf::Act);
+        let padded = x.len().next_multiple_of(16);
+        b.for_to(4 * padded as i64, 64, |b, at| {
+            let v = b.load(Mem::F32, from.at(at, 0));
+            let y = f(b, v);
+            b.store(Mem::F32, to.at(at, 0), y);
+        });
+        let mut bytes: Vec<u8> = x.iter().flat_map(|v| v.to_le_bytes()).collect();
+        bytes.resize(4 * padded, 0);
+        let mut args = [Value::Buffer(bytes.clone()), Value::Buffer(bytes)];
+        interp::run(&b.finish().kernel, &mut args, 1).expect("the kernel runs");
+        let Value::Buffer(out) = &args[1] else { panic!("a buffer went in") };
+        out.chunks_exact(4).take(x.len()).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp() {
+        let x: Vec<f32> = (0..40_000).map(|i| EXP_ZERO_BELOW + i as f32 * 0.0042).filter(|x| *x <= 88.0).collect();
+        for (x, y) in x.iter().zip(apply(exp, &x)) {
+            let want = f64::from(*x).exp();
+            let ulp = f64::from(f32::EPSILON) * 2f64.powf(want.log2().floor());
+            assert!((f64::from(y) - want).abs() <= 2.0 * ulp, "exp({x}) = {y}, not {want}");
+        }
+    }
+
+    #[test]
+    fn exp_at_the_edges() {
+        let inf = f32::INFINITY;
+        let y = apply(exp, &[0.0, -0.0, -inf, -80.1, -1e30, f32::MIN, 1e-40, f32::NAN, 1e30, inf]);
+        assert_eq!(&y[..7], &[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+        assert!(y[7].is_nan() && y[8].is_finite() && y[9].is_finite());
+    }
+
+    #[test]
+    fn silu_is_accurate_and_finite() {
+        let x: Vec<f32> = (-3000..3000).map(|i| i as f32 * 0.05).collect();
+        for (x, y) in x.iter().zip(apply(silu, &x)) {
+            let want = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
+            assert!((f64::from(y) - want).abs() <= 1e-6 * want.abs() + 1e-30, "silu({x}) = {y}, not {want}");
+        }
+    }
+}

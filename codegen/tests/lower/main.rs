@@ -6,6 +6,7 @@ mod machine;
 #[path = "../backends/native.rs"]
 mod native;
 mod reference;
+mod refusals;
 mod speed;
 mod weights;
 
