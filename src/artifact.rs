@@ -76,7 +76,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn fits(artifact: &Artifact) -> Result<()> {
     let m = &artifact.manifest;
     if m.compiler != env!("CARGO_PKG_VERSION") {
-        bail!("it was compiled by inferc {}, this is {}: compile the source again", m.compiler, env!("CARGO_PKG_VERSION"));
+        bail!(
+            "it was compiled by inferc {}, this is {}: compile the source again",
+            m.compiler,
+            env!("CARGO_PKG_VERSION")
+        );
     }
     let host = runtime::device::probe::isa();
     for (name, needed, have) in [

@@ -105,9 +105,10 @@ impl Cache {
     fn sweep(&self) {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
-            let old = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| {
-                SystemTime::now().duration_since(t).is_ok_and(|age| age > STALE)
-            });
+            let old = entry
+                .metadata()
+                .and_then(|m| m.modified())
+                .is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age > STALE));
             if old && entry.file_name().to_string_lossy().starts_with("tmp.") {
                 let _ = fs::remove_file(entry.path());
             }

@@ -170,7 +170,8 @@ pub fn load(
 
 /// The mode of the heaviest generation: the results are the same bits in every mode, so one serves all sites of a model.
 fn prefix_mode(sites: &[SitePlan]) -> PrefixMode {
-    let mode = |s: &SitePlan| if let SitePlan::Generate { prefix, bucket, .. } = s { Some((*bucket, *prefix)) } else { None };
+    let mode =
+        |s: &SitePlan| if let SitePlan::Generate { prefix, bucket, .. } = s { Some((*bucket, *prefix)) } else { None };
     sites.iter().filter_map(mode).max_by_key(|(bucket, _)| *bucket).map_or(PrefixMode::Shared, |(_, p)| p)
 }
 
@@ -179,6 +180,7 @@ fn rules(artifact: &Artifact) -> Result<Option<Arc<dyn TokenRules>>> {
         return Ok(None);
     }
     let image = Image::load(&artifact.rule_code)?;
-    let rules = artifact.rules.iter().map(|r| Ok((r.clone(), image.function(&r.kernel)?))).collect::<Result<Vec<_>>>()?;
+    let rules =
+        artifact.rules.iter().map(|r| Ok((r.clone(), image.function(&r.kernel)?))).collect::<Result<Vec<_>>>()?;
     Ok(Some(Arc::new(Rules { rules })))
 }

@@ -68,12 +68,24 @@ fn integers(text: &str) -> Vec<i64> {
 fn countdown(answer: &str, numbers: &[i64], target: f64) -> bool {
     answer.lines().any(|line| {
         line.split('=').any(|part| {
-            let text: String = part.chars().map(|c| if c == '×' { '*' } else if c == '÷' { '/' } else { c }).collect();
+            let text: String = part
+                .chars()
+                .map(|c| {
+                    if c == '×' {
+                        '*'
+                    } else if c == '÷' {
+                        '/'
+                    } else {
+                        c
+                    }
+                })
+                .collect();
             let start = text.find(|c: char| c.is_ascii_digit() || c == '(').unwrap_or(text.len());
             let mut parser = Expression { rest: text[start..].trim(), used: Vec::new(), depth: 0 };
             let Some(value) = parser.sum() else { return false };
             let mut pool = numbers.to_vec();
-            let fits = parser.used.iter().all(|n| pool.iter().position(|p| p == n).map(|i| pool.swap_remove(i)).is_some());
+            let fits =
+                parser.used.iter().all(|n| pool.iter().position(|p| p == n).map(|i| pool.swap_remove(i)).is_some());
             fits && parser.used.len() > 1 && (value - target).abs() < 1e-9
         })
     })

@@ -38,7 +38,10 @@ pub fn source_text(path: &Path) -> Result<String> {
     }
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
     String::from_utf8(bytes).map_err(|e| {
-        anyhow!("{shown} is not UTF-8: the first invalid byte is at offset {}; save the file as UTF-8", e.utf8_error().valid_up_to())
+        anyhow!(
+            "{shown} is not UTF-8: the first invalid byte is at offset {}; save the file as UTF-8",
+            e.utf8_error().valid_up_to()
+        )
     })
 }
 
@@ -136,8 +139,11 @@ pub fn target(name: &str, manifest: Option<&Manifest>) -> Result<Target> {
 }
 
 fn unknown_target(name: &str) -> anyhow::Error {
-    anyhow!("no target `{name}`: known are {}, names of [targets] in infer.toml, or a profile file written by \
-             `inferc profile-device`", ir::target::names().join(", "))
+    anyhow!(
+        "no target `{name}`: known are {}, names of [targets] in infer.toml, or a profile file written by \
+             `inferc profile-device`",
+        ir::target::names().join(", ")
+    )
 }
 
 /// Reads a measured profile.
@@ -153,7 +159,8 @@ pub fn profile(path: &Path) -> Result<Target> {
     let sound = |x: f64| x.is_finite() && x > 0.0;
     let rates = target.kernels.iter().all(|k| sound(k.one_thread) && sound(k.all_threads) && k.rows > 0);
     let reads = target.read.iter().all(|b| sound(b.bytes) && sound(b.one_thread) && sound(b.all_threads));
-    if !(sound(target.flops) && sound(target.bandwidth) && sound(target.memory) && rates && reads && target.threads > 0) {
+    if !(sound(target.flops) && sound(target.bandwidth) && sound(target.memory) && rates && reads && target.threads > 0)
+    {
         bail!("{}: rates must be positive numbers; measure again with `inferc profile-device`", path.display());
     }
     Ok(target)
@@ -192,7 +199,9 @@ fn bind_one(role: &Role, manifest: &Manifest, flag: Option<Binding>) -> Result<B
     };
     let local = matches!(binding, Binding::Gguf(_));
     match role.kind {
-        RoleKind::Generator if !local => bail!("role `{name}` is a Generator: it needs gguf = \"FILE\", not a verifier"),
+        RoleKind::Generator if !local => {
+            bail!("role `{name}` is a Generator: it needs gguf = \"FILE\", not a verifier")
+        }
         RoleKind::Scorer | RoleKind::Verifier if local => bail!(
             "role `{name}` is a {:?}: reward models are not executable in this version; bind exact, numeric, regex or \
              command",

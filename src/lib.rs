@@ -89,7 +89,12 @@ pub fn compile(
         threads: plan.models.iter().flatten().map(|m| m.schedule.threads).max().unwrap_or(1),
         strategy: plan.strategy.name.clone(),
         source_hash: options.source_hash.clone(),
-        models: plan.models.iter().flatten().map(|m| (m.role.clone(), m.path.clone(), m.model.identity.clone())).collect(),
+        models: plan
+            .models
+            .iter()
+            .flatten()
+            .map(|m| (m.role.clone(), m.path.clone(), m.model.identity.clone()))
+            .collect(),
     };
     Ok(Artifact { manifest, plan, programs, rules, code, rule_code })
 }
@@ -99,7 +104,8 @@ pub fn compile(
 /// # Errors
 /// When the kernels do not serve the model.
 pub fn program(model: &ModelPlan) -> Result<Program> {
-    codegen::lower::program(&model.model, &model.schedule).with_context(|| format!("model {} ({})", model.role, model.path))
+    codegen::lower::program(&model.model, &model.schedule)
+        .with_context(|| format!("model {} ({})", model.role, model.path))
 }
 
 /// Machine code of kernels: out of the cache, or generated on all cores and put there.

@@ -99,7 +99,11 @@ impl Machine {
 
     /// Options of the planner with the given assumptions and values.
     #[must_use]
-    pub fn planner(&self, assumptions: ir::plan::Assumptions, values: std::collections::BTreeMap<String, f64>) -> optimizer::Options {
+    pub fn planner(
+        &self,
+        assumptions: ir::plan::Assumptions,
+        values: std::collections::BTreeMap<String, f64>,
+    ) -> optimizer::Options {
         optimizer::Options { assumptions, values, threads: self.threads, numerics: self.numerics, naive: false }
     }
 }
@@ -127,7 +131,9 @@ fn host_target(host: &runtime::device::probe::Host, warnings: &mut Vec<String>) 
     if let Some(path) = profile_path().filter(|p| p.is_file()) {
         match inputs::profile(&path) {
             Ok(target) if target.name == host_name(host) => return target,
-            Ok(target) => warnings.push(format!("{} was measured on {}: it is not used here", path.display(), target.name)),
+            Ok(target) => {
+                warnings.push(format!("{} was measured on {}: it is not used here", path.display(), target.name))
+            }
             Err(why) => warnings.push(format!("{why:#}")),
         }
     }

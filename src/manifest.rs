@@ -41,7 +41,16 @@ pub enum TargetRef {
 
 const TOP: &[&str] = &["edition", "models", "targets", "tunables"];
 const MODEL: &[&str] = &[
-    "gguf", "exact", "numeric", "tolerance", "regex", "command", "endpoint", "model", "api_key_env", "calibration",
+    "gguf",
+    "exact",
+    "numeric",
+    "tolerance",
+    "regex",
+    "command",
+    "endpoint",
+    "model",
+    "api_key_env",
+    "calibration",
     "safetensors",
 ];
 const TARGET: &[&str] = &["gpu", "cpu", "profile", "count"];
@@ -57,8 +66,9 @@ pub fn load(source: &Path, given: Option<&Path>) -> Result<Manifest> {
         None if beside.is_file() => beside,
         None => return Ok(Manifest::default()),
     };
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read the manifest {}: check the path given with --manifest", path.display()))?;
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!("cannot read the manifest {}: check the path given with --manifest", path.display())
+    })?;
     parse(&text, &path).with_context(|| format!("in the manifest {}", path.display()))
 }
 
@@ -98,7 +108,9 @@ fn tables<'a>(table: &'a toml::Table, key: &str) -> Result<Vec<(&'a String, &'a 
     let group = value.as_table().with_context(|| format!("{key} must be tables: [{key}.NAME]"))?;
     group
         .iter()
-        .map(|(name, v)| Ok((name, v.as_table().with_context(|| format!("{key}.{name} must be a table: [{key}.{name}]"))?)))
+        .map(|(name, v)| {
+            Ok((name, v.as_table().with_context(|| format!("{key}.{name} must be a table: [{key}.{name}]"))?))
+        })
         .collect()
 }
 
@@ -119,7 +131,10 @@ fn number(value: &toml::Value) -> Option<f64> {
 fn model(table: &toml::Table, base: &Path) -> Result<Bound> {
     known_keys(table, MODEL, "a model")?;
     let text = |key: &str| -> Result<Option<String>> {
-        table.get(key).map(|v| v.as_str().map(str::to_owned).with_context(|| format!("{key} must be a string"))).transpose()
+        table
+            .get(key)
+            .map(|v| v.as_str().map(str::to_owned).with_context(|| format!("{key} must be a string")))
+            .transpose()
     };
     let kinds = ["gguf", "exact", "numeric", "regex", "command", "endpoint", "safetensors"];
     let given: Vec<_> = kinds.iter().filter(|k| table.contains_key(**k)).collect();
@@ -147,7 +162,9 @@ fn model(table: &toml::Table, base: &Path) -> Result<Bound> {
         let words: Option<Vec<String>> =
             value.as_array().and_then(|a| a.iter().map(|w| w.as_str().map(str::to_owned)).collect());
         let words = words.filter(|w| !w.is_empty());
-        return Ok(Bound::Local(Binding::Command(words.context("command must be a list of words: [\"./check\", \"arg\"]")?)));
+        return Ok(Bound::Local(Binding::Command(
+            words.context("command must be a list of words: [\"./check\", \"arg\"]")?,
+        )));
     }
     if let Some(url) = text("endpoint")? {
         return Ok(Bound::Endpoint(url));
@@ -180,7 +197,10 @@ mod tests {
 
     #[test]
     fn bindings_are_read_and_paths_are_relative_to_the_file() {
-        let m = check("edition = \"2026\"\n[models.base]\ngguf = \"m/x.gguf\"\n[models.v]\nnumeric = 4\n[tunables]\ntau = 2").unwrap();
+        let m = check(
+            "edition = \"2026\"\n[models.base]\ngguf = \"m/x.gguf\"\n[models.v]\nnumeric = 4\n[tunables]\ntau = 2",
+        )
+        .unwrap();
         assert_eq!(m.models["base"], Bound::Local(Binding::Gguf("/home/a/m/x.gguf".into())));
         assert_eq!(m.models["v"], Bound::Local(Binding::Numeric(4.0, 1e-6)));
         assert_eq!(m.tunables["tau"], 2.0);

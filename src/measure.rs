@@ -51,13 +51,18 @@ impl Case {
         let mut numbers = std::collections::BTreeMap::new();
         for entry in rest.split(',').filter(|e| !e.is_empty()) {
             let (name, value) = entry.split_once('=').with_context(|| format!("`{text}`: {usage}"))?;
-            let value: usize = value.parse().ok().filter(|v| *v <= 1 << 20).with_context(|| format!("`{text}`: {usage}"))?;
+            let value: usize =
+                value.parse().ok().filter(|v| *v <= 1 << 20).with_context(|| format!("`{text}`: {usage}"))?;
             numbers.insert(name, value);
         }
         let mut take = |name: &str, default: usize| numbers.remove(name).unwrap_or(default);
         let case = match kind {
             "decode" => Self::Decode { depth: take("depth", 0) },
-            "branches" => Self::Branches { n: take("n", 8).max(1), prompt: take("prompt", 512).max(1), generated: take("gen", 64).max(1) },
+            "branches" => Self::Branches {
+                n: take("n", 8).max(1),
+                prompt: take("prompt", 512).max(1),
+                generated: take("gen", 64).max(1),
+            },
             "prefill" => Self::Prefill { n: take("n", 512).max(1) },
             _ => bail!("`{text}`: {usage}"),
         };
@@ -225,7 +230,14 @@ pub fn run(model: &mut LocalModel, case: Case, prefix: PrefixMode) -> Result<Mea
     outcome
 }
 
-fn branches(model: &mut LocalModel, first: SeqId, n: usize, prompt: usize, generated: usize, vocab: usize) -> Result<Measured> {
+fn branches(
+    model: &mut LocalModel,
+    first: SeqId,
+    n: usize,
+    prompt: usize,
+    generated: usize,
+    vocab: usize,
+) -> Result<Measured> {
     let ids = tokens(prompt + n * generated, vocab);
     step(model, &[(first, &ids[..prompt])], Wanted::None)?;
     let seqs: Vec<SeqId> = (0..n).map(|_| model.fork(first)).collect::<Result<_, _>>()?;

@@ -24,7 +24,9 @@ pub fn strategy(checked: &Checked, name: Option<&str>) -> Result<Result<Strategy
         (Some(name), _) => bail!("no strategy `{name}`: the file has {}", names.join(", ")),
         (None, [only]) => only,
         (None, []) => bail!("the file has no strategy"),
-        (None, _) => bail!("the file has several strategies: choose one with FILE::NAME; there are {}", names.join(", ")),
+        (None, _) => {
+            bail!("the file has several strategies: choose one with FILE::NAME; there are {}", names.join(", "))
+        }
     };
     Ok(dsl::lower::lower(&checked.program, name))
 }
@@ -62,9 +64,9 @@ impl Prepared {
         for (role, binding) in strategy.roles.iter().zip(&bindings) {
             shapes.push(match binding {
                 Binding::Gguf(path) => {
-                    let model = Gguf::open(Path::new(path)).and_then(|g| g.model()).with_context(|| {
-                        format!("role `{}` is bound to {path}", role.name)
-                    })?;
+                    let model = Gguf::open(Path::new(path))
+                        .and_then(|g| g.model())
+                        .with_context(|| format!("role `{}` is bound to {path}", role.name))?;
                     Some(RoleModel { path: path.clone(), model })
                 }
                 other => {
@@ -93,7 +95,8 @@ impl Prepared {
                     bail!("--set {name}={value}: the parameter's range is {lo} to {hi}");
                 }
             } else {
-                let known: Vec<_> = strategy.params.iter().map(|p| &p.name).chain(strategy.tunables.iter().map(|t| &t.name)).collect();
+                let known: Vec<_> =
+                    strategy.params.iter().map(|p| &p.name).chain(strategy.tunables.iter().map(|t| &t.name)).collect();
                 bail!("--set {name}={value}: no parameter or tunable of that name; there are {known:?}");
             }
             values.insert(name, number);

@@ -36,7 +36,8 @@ const SETS: &[usize] = &[1 << 20, 8 << 20, 32 << 20, 96 << 20, 384 << 20];
 /// When memory or threads are refused, or the kernels cannot be compiled.
 pub fn measure(threads: u32, backend: Backend, cache: Option<&Cache>, say: &mut dyn FnMut(&str)) -> Result<Target> {
     let host = probe::probe();
-    let mut target = ir::target::builtin(if host.isa.avx512 { "cpu-avx512" } else { "cpu-avx2" }).unwrap_or_else(|| unreachable!("both CPU classes are built in"));
+    let mut target = ir::target::builtin(if host.isa.avx512 { "cpu-avx512" } else { "cpu-avx2" })
+        .unwrap_or_else(|| unreachable!("both CPU classes are built in"));
     target.name = host_name(&host);
     target.isa = host.isa;
     target.threads = threads;
@@ -53,7 +54,9 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<&Cache>, say: &mut 
         say(&format!("kernels over {} weights", dtype.name()));
         kernels(&mut target, *dtype, i == 0, threads, backend, cache)?;
     }
-    if let Some(best) = target.kernels.iter().filter(|k| k.class.starts_with("linear")).map(|k| k.all_threads).reduce(f64::max) {
+    if let Some(best) =
+        target.kernels.iter().filter(|k| k.class.starts_with("linear")).map(|k| k.all_threads).reduce(f64::max)
+    {
         target.flops = 2.0 * best;
     }
     Ok(target)
@@ -114,7 +117,14 @@ fn rate(words: &[u64], threads: usize) -> f64 {
 }
 
 /// Adds the rates of one format: linear by rows, and (once) attention and the barrier.
-fn kernels(target: &mut Target, dtype: DType, attention: bool, threads: u32, backend: Backend, cache: Option<&Cache>) -> Result<()> {
+fn kernels(
+    target: &mut Target,
+    dtype: DType,
+    attention: bool,
+    threads: u32,
+    backend: Backend,
+    cache: Option<&Cache>,
+) -> Result<()> {
     let shape = Shape { layers: 2, hidden: 512, heads: 9, kv_heads: 3, ffn: 1536, vocab: 2048, context: 4096, dtype };
     let gguf = Arc::new(Gguf::from_bytes("synthetic", gguf(shape))?);
     let model = gguf.model()?;
@@ -153,15 +163,26 @@ fn kernels(target: &mut Target, dtype: DType, attention: bool, threads: u32, bac
         }
     }
     let class = format!("linear.{}", dtype.name().to_lowercase());
-    target.kernels.extend(per_rows.into_iter().map(|(rows, one_thread, all_threads)| KernelRate { class: class.clone(), rows, one_thread, all_threads }));
-    target.kernels.extend(attend.into_iter().map(|(rows, one_thread, all_threads)| KernelRate { class: "attend".to_owned(), rows, one_thread, all_threads }));
+    target.kernels.extend(per_rows.into_iter().map(|(rows, one_thread, all_threads)| KernelRate {
+        class: class.clone(),
+        rows,
+        one_thread,
+        all_threads,
+    }));
+    target.kernels.extend(attend.into_iter().map(|(rows, one_thread, all_threads)| KernelRate {
+        class: "attend".to_owned(),
+        rows,
+        one_thread,
+        all_threads,
+    }));
     Ok(())
 }
 
 /// Fastest seconds of a step of `rows` neighbouring rows of one sequence after `depth` tokens, logits not wanted.
 fn step_seconds(model: &mut LocalModel, rows: u32, depth: usize) -> Result<f64> {
     let vocab = u32::try_from(model.info().vocab).unwrap_or(1);
-    let ids: Vec<u32> = (0..depth + rows as usize).map(|i| u32::try_from(i * 7919 % vocab as usize).unwrap_or(0)).collect();
+    let ids: Vec<u32> =
+        (0..depth + rows as usize).map(|i| u32::try_from(i * 7919 % vocab as usize).unwrap_or(0)).collect();
     let seq = model.create()?;
     if depth > 0 {
         model.step(&[Append { seq, tokens: &ids[..depth], wanted: Wanted::None }], &mut |_, _, _| {})?;

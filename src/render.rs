@@ -54,7 +54,8 @@ pub fn text(diagnostics: &[Diagnostic], sources: &Sources, color: bool) -> Strin
             .with_message(&d.message)
             .with_label(Label::new(at).with_message(&d.label).with_color(paint).with_order(0));
         for (span, text) in &d.related {
-            report = report.with_label(Label::new(sources.range(*span)).with_message(text).with_color(Color::Blue).with_order(1));
+            report = report
+                .with_label(Label::new(sources.range(*span)).with_message(text).with_color(Color::Blue).with_order(1));
         }
         if let Some(fix) = &d.fix {
             report = report.with_help(format!("{}: `{}`", fix.title, fix.text.trim()));

@@ -46,15 +46,33 @@ pub fn rows(plan: &Plan, target: &Target, metrics: &Metrics) -> Vec<Row> {
         let Some(model) = role.and_then(|r| plan.models.get(r)).and_then(Option::as_ref) else {
             if m.scores > 0 {
                 let predicted = plan.operators.iter().filter(|o| o.site == Some(site)).map(|o| o.cost.seconds).sum();
-                out.push(Row { name: format!("verify ×{}", m.scores), site, tokens: 0, predicted, measured: m.score_seconds });
+                out.push(Row {
+                    name: format!("verify ×{}", m.scores),
+                    site,
+                    tokens: 0,
+                    predicted,
+                    measured: m.score_seconds,
+                });
             }
             continue;
         };
-        let counts = Counts { runs: m.runs, prompt_tokens: m.prompt_tokens, reused_tokens: m.reused_tokens, steps: m.steps, rows: m.rows };
+        let counts = Counts {
+            runs: m.runs,
+            prompt_tokens: m.prompt_tokens,
+            reused_tokens: m.reused_tokens,
+            steps: m.steps,
+            rows: m.rows,
+        };
         let (prefill, decode) = replay::site(&model.model, target, model.schedule.threads, counts);
         if m.prompt_tokens > 0 {
             let name = format!("prefill {}", model.role);
-            out.push(Row { name, site, tokens: m.prompt_tokens, predicted: prefill.seconds(), measured: m.prefill_seconds });
+            out.push(Row {
+                name,
+                site,
+                tokens: m.prompt_tokens,
+                predicted: prefill.seconds(),
+                measured: m.prefill_seconds,
+            });
         }
         if m.steps > 0 {
             #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]

@@ -64,7 +64,8 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
     for (line, task) in &tasks {
         let object = parameters(task, ready.engine.plan(), &args.binding.set)
             .with_context(|| format!("{}:{line}", data.display()))?;
-        let values = ready.engine.arguments_json(&object).map_err(|e| anyhow::anyhow!("{}:{line}: {e}", data.display()))?;
+        let values =
+            ready.engine.arguments_json(&object).map_err(|e| anyhow::anyhow!("{}:{line}: {e}", data.display()))?;
         let watch = Watch { events: &|_: &Event<'_>| {}, cancel: &cancel };
         let seed = args.seed.wrapping_add(*line as u64);
         let start = std::time::Instant::now();
@@ -82,7 +83,8 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
                     tally.graded += 1;
                     let answer = outcome.value.to_json();
                     let answer = answer_text(&answer).unwrap_or_else(|| outcome.text.clone());
-                    tally.right += usize::from(grade::grade(task, &answer).with_context(|| format!("{}:{line}", data.display()))?);
+                    tally.right +=
+                        usize::from(grade::grade(task, &answer).with_context(|| format!("{}:{line}", data.display()))?);
                 }
                 tally.usage.add(&outcome.usage);
                 tally.metrics.push(outcome.metrics);
@@ -109,7 +111,9 @@ fn answer_text(value: &Value) -> Option<String> {
     match value {
         Value::String(s) => Some(s.clone()),
         Value::Number(n) => Some(n.to_string()),
-        Value::Object(fields) => fields.get("value").and_then(answer_text).or_else(|| fields.get("text").and_then(answer_text)),
+        Value::Object(fields) => {
+            fields.get("value").and_then(answer_text).or_else(|| fields.get("text").and_then(answer_text))
+        }
         _ => None,
     }
 }
@@ -120,7 +124,8 @@ fn tasks(path: &Path, limit: Option<usize>) -> Result<Vec<(usize, Value)>> {
     let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()).take(limit.unwrap_or(usize::MAX));
     lines
         .map(|(i, line)| {
-            let task: Value = serde_json::from_str(line).with_context(|| format!("{}:{}: not a JSON object", path.display(), i + 1))?;
+            let task: Value = serde_json::from_str(line)
+                .with_context(|| format!("{}:{}: not a JSON object", path.display(), i + 1))?;
             if task.is_object() { Ok((i + 1, task)) } else { bail!("{}:{}: not a JSON object", path.display(), i + 1) }
         })
         .collect()
@@ -192,7 +197,13 @@ fn show(args: &BenchArgs, plan: &Plan, target: &ir::target::Target, tally: &Tall
         out.push_str(&format!("{:<28} {:>10} {:>12} {:>12}\n", "operator", "tokens", "predicted", "measured"));
         for r in &rows {
             let flag = if r.is_off() { "  off by more than 2×" } else { "" };
-            out.push_str(&format!("{:<28} {:>10} {:>12} {:>12}{flag}\n", r.name, r.tokens, seconds(r.predicted), seconds(r.measured)));
+            out.push_str(&format!(
+                "{:<28} {:>10} {:>12} {:>12}{flag}\n",
+                r.name,
+                r.tokens,
+                seconds(r.predicted),
+                seconds(r.measured)
+            ));
         }
     }
     print(&out);
@@ -205,18 +216,29 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
     let machine = args.binding.machine(None, true)?;
     machine.runs_here()?;
     let cases: Vec<(String, Case)> = match &args.cases[..] {
-        [] => ["decode:depth=0", "decode:depth=2048", "branches:n=8,prompt=512,gen=64", "prefill:n=512"].map(str::to_owned).to_vec(),
+        [] => ["decode:depth=0", "decode:depth=2048", "branches:n=8,prompt=512,gen=64", "prefill:n=512"]
+            .map(str::to_owned)
+            .to_vec(),
         given => given.to_vec(),
     }
     .into_iter()
     .map(|text| Ok((text.clone(), Case::parse(&text)?)))
     .collect::<Result<_>>()?;
-    let (mut model, plan) =
-        measure::load(&path, &machine.target, machine.threads, machine.numerics, machine.backend, machine.cache.as_ref())?;
+    let (mut model, plan) = measure::load(
+        &path,
+        &machine.target,
+        machine.threads,
+        machine.numerics,
+        machine.backend,
+        machine.cache.as_ref(),
+    )?;
     let mut rows = Vec::new();
     for (name, case) in &cases {
-        let modes: &[PrefixMode] =
-            if matches!(case, Case::Branches { .. }) { &[PrefixMode::Shared, PrefixMode::Cascade] } else { &[PrefixMode::Shared] };
+        let modes: &[PrefixMode] = if matches!(case, Case::Branches { .. }) {
+            &[PrefixMode::Shared, PrefixMode::Cascade]
+        } else {
+            &[PrefixMode::Shared]
+        };
         for mode in modes {
             measure::run(&mut model, *case, *mode)?;
             let mut runs: Vec<Measured> =
@@ -242,7 +264,12 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
             }
         }
         Format::Text => {
-            print(&format!("{} · {} threads · {:.1} MB of weights\n", path.display(), plan.schedule.threads, plan.weight_bytes as f64 / 1e6));
+            print(&format!(
+                "{} · {} threads · {:.1} MB of weights\n",
+                path.display(),
+                plan.schedule.threads,
+                plan.weight_bytes as f64 / 1e6
+            ));
             for (name, mode, best, median) in &rows {
                 print(&format!("{name:<36} {mode:<8} {:>10.1} tok/s best {:>10.1} median\n", rate(best), rate(median)));
             }

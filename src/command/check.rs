@@ -91,7 +91,10 @@ fn text(path: &Path, many: bool, checked: &Checked, rows: &[BoundsRow], kv: Opti
     if rows.is_empty() {
         return;
     }
-    print(&format!("{:<18} {:>10} {:>10}      {:>7} {:>6} {:>10}\n", "strategy", "tokens", "declared", "calls", "live", "KV"));
+    print(&format!(
+        "{:<18} {:>10} {:>10}      {:>7} {:>6} {:>10}\n",
+        "strategy", "tokens", "declared", "calls", "live", "KV"
+    ));
     for row in rows {
         let (b, d) = (row.bounds, row.declared);
         let declared = d.tokens.map_or("—".to_owned(), grouped);

@@ -60,7 +60,9 @@ pub(crate) fn run(args: &CompileArgs) -> Result<u8> {
             }
         }
         None => {
-            let Some(output) = &args.output else { bail!("name the plan file with -o PLAN, or a stage with --emit STAGE") };
+            let Some(output) = &args.output else {
+                bail!("name the plan file with -o PLAN, or a stage with --emit STAGE")
+            };
             let start = std::time::Instant::now();
             let artifact = prepared.artifact(&machine, optimizer::ASSUMPTIONS, &checked)?;
             let bytes = artifact.encode();

@@ -4,7 +4,7 @@ use super::{FAILED, OK, print, print_json};
 use crate::args::{DoctorArgs, Format};
 use anyhow::Result;
 use codegen::Backend;
-use inferc::{cache::Cache, manifest, machine};
+use inferc::{cache::Cache, machine, manifest};
 use ir::strategy::Binding;
 use runtime::device::probe;
 use runtime::gguf::Gguf;
@@ -18,7 +18,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<u8> {
     rows.push(("cpu", true, format!("{} · {} threads · {:.1} GB available", host.name, host.threads, gb(host.memory))));
     let features = [("AVX2+FMA+F16C", host.isa.avx2), ("AVX-512", host.isa.avx512), ("VNNI", host.isa.vnni)];
     let list: Vec<_> = features.iter().filter(|f| f.1).map(|f| f.0).collect();
-    let remedy = if host.isa.avx2 { String::new() } else { "compiled kernels need AVX2, FMA, F16C and BMI2".to_owned() };
+    let remedy =
+        if host.isa.avx2 { String::new() } else { "compiled kernels need AVX2, FMA, F16C and BMI2".to_owned() };
     rows.push(("features", host.isa.avx2, format!("{} {remedy}", list.join(", "))));
     for backend in [Backend::Llvm, Backend::Cranelift] {
         let text = if backend.available() { backend.version() } else { "not in this build" };
@@ -29,7 +30,13 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<u8> {
         Err(why) => rows.push(("cache", false, why)),
     }
     let profile = machine::profile_path().filter(|p| p.is_file());
-    rows.push(("profile", true, profile.map_or("none: estimates use the built-in CPU class; run inferc profile-device".to_owned(), |p| p.display().to_string())));
+    rows.push((
+        "profile",
+        true,
+        profile.map_or("none: estimates use the built-in CPU class; run inferc profile-device".to_owned(), |p| {
+            p.display().to_string()
+        }),
+    ));
     let folder = args.manifest.as_deref().unwrap_or(Path::new("infer.toml"));
     match manifest::load(&folder.with_file_name("x.infer"), args.manifest.as_deref()) {
         Err(why) => rows.push(("manifest", false, format!("{why:#}"))),

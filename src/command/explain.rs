@@ -73,7 +73,8 @@ fn strategy(args: &ExplainArgs) -> Result<u8> {
     }
     for name in targets {
         let target = inputs::target(&name, Some(&manifest))?;
-        let options = optimizer::Options { threads: target.threads, ..machine.planner(assumptions, prepared.values.clone()) };
+        let options =
+            optimizer::Options { threads: target.threads, ..machine.planner(assumptions, prepared.values.clone()) };
         let outcome = optimizer::optimize(&prepared.strategy, &prepared.models, &target, &options);
         others.push(WhatIf { name, outcome: outcome.map_err(|e| e.to_string()) });
     }
@@ -90,7 +91,14 @@ fn text(plan: &Plan, others: &[WhatIf]) -> String {
     let b = &s.bounds;
     let mut out = String::new();
     let params: Vec<String> = s.params.iter().map(|p| p.name.clone()).collect();
-    let _ = writeln!(out, "strategy {}({}) on {} (profile {})", s.name, params.join(", "), plan.target, &plan.target_hash[..8]);
+    let _ = writeln!(
+        out,
+        "strategy {}({}) on {} (profile {})",
+        s.name,
+        params.join(", "),
+        plan.target,
+        &plan.target_hash[..8]
+    );
     let per_token = plan.models.iter().flatten().map(|m| m.model.kv_bytes_per_token()).max().unwrap_or(0);
     let kv = bytes((b.kv_tokens.saturating_add(plan.assumptions.prompt_tokens)).saturating_mul(per_token) as f64);
     let _ = writeln!(
@@ -123,7 +131,13 @@ fn text(plan: &Plan, others: &[WhatIf]) -> String {
         let name = format!("{}{}", "  ".repeat(o.depth as usize), o.name);
         let number = |x: f64| if x > 0.0 { three(x) } else { "—".to_owned() };
         let kv = if o.cost.kv_bytes > 0.0 { bytes(o.cost.kv_bytes) } else { "—".to_owned() };
-        let _ = writeln!(out, "{name:<34} {:>10} {:>10} {kv:>10}   {}", seconds(o.cost.seconds), number(o.cost.tokens), o.bound_by);
+        let _ = writeln!(
+            out,
+            "{name:<34} {:>10} {:>10} {kv:>10}   {}",
+            seconds(o.cost.seconds),
+            number(o.cost.tokens),
+            o.bound_by
+        );
     }
     let _ = writeln!(out, "\nchoices");
     for d in &plan.decisions {

@@ -19,8 +19,8 @@ use crate::args::{BackendArg, Binding, CompletionArgs, IsaArg, NumericsArg};
 use anyhow::Result;
 use clap::CommandFactory as _;
 use codegen::Backend;
-use inferc::manifest::Manifest;
 use inferc::machine::{Machine, Wishes};
+use inferc::manifest::Manifest;
 use ir::schedule::Numerics;
 use ir::target::Isa;
 use serde_json::Value;
@@ -86,7 +86,12 @@ impl Binding {
     }
 
     /// The same for one of several targets.
-    pub(crate) fn machine_for(&self, target: Option<String>, manifest: Option<&Manifest>, cache: bool) -> Result<Machine> {
+    pub(crate) fn machine_for(
+        &self,
+        target: Option<String>,
+        manifest: Option<&Manifest>,
+        cache: bool,
+    ) -> Result<Machine> {
         let wishes = Wishes {
             target,
             threads: self.threads,

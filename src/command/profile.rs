@@ -13,9 +13,13 @@ use std::io::IsTerminal as _;
 pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
     let output = match &args.output {
         Some(path) => path.clone(),
-        None => machine::profile_path().context("there is no cache folder to keep the profile in: name a file with -o FILE")?,
+        None => machine::profile_path()
+            .context("there is no cache folder to keep the profile in: name a file with -o FILE")?,
     };
-    let threads = args.threads.unwrap_or_else(|| u32::try_from(runtime::device::probe::probe().threads).unwrap_or(1)).clamp(1, 1024);
+    let threads = args
+        .threads
+        .unwrap_or_else(|| u32::try_from(runtime::device::probe::probe().threads).unwrap_or(1))
+        .clamp(1, 1024);
     let start = std::time::Instant::now();
     let loud = std::io::stderr().is_terminal();
     let cache = Cache::open().ok();
@@ -34,10 +38,21 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
         Format::Text => {
             print(&format!("{} · {seconds:.1} s · written to {}\n", target.name, output.display()));
             for b in &target.read {
-                print(&format!("read {:>7} MB   {:>8} GB/s one thread   {:>8} GB/s all\n", three(b.bytes / 1e6), three(b.one_thread / 1e9), three(b.all_threads / 1e9)));
+                print(&format!(
+                    "read {:>7} MB   {:>8} GB/s one thread   {:>8} GB/s all\n",
+                    three(b.bytes / 1e6),
+                    three(b.one_thread / 1e9),
+                    three(b.all_threads / 1e9)
+                ));
             }
             for k in &target.kernels {
-                print(&format!("{:<14} rows {:>4}   {:>8} G/s one thread   {:>8} G/s all\n", k.class, k.rows, three(k.one_thread / 1e9), three(k.all_threads / 1e9)));
+                print(&format!(
+                    "{:<14} rows {:>4}   {:>8} G/s one thread   {:>8} G/s all\n",
+                    k.class,
+                    k.rows,
+                    three(k.one_thread / 1e9),
+                    three(k.all_threads / 1e9)
+                ));
             }
             print(&format!("launch {} µs\n", three(target.launch * 1e6)));
         }

@@ -31,7 +31,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
     let words = parameters(&args.parameters)?;
     let bar = progress();
     let (path, name) = inputs::split(&args.source);
-    let request = if artifact::is_plan(&path) { from_plan(args, &path)? } else { from_source(args, &path, name.as_deref(), &bar)? };
+    let request = if artifact::is_plan(&path) {
+        from_plan(args, &path)?
+    } else {
+        from_source(args, &path, name.as_deref(), &bar)?
+    };
     let Some(request) = request else { return Ok(FAILED) };
     let cancel = cancel_on_interrupt()?;
     let Request { artifact, verifiers, tuned, machine, sources } = request;
@@ -42,7 +46,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
         Err(e) => bail!("{e}; parameters follow `--`, as in: inferc run FILE -- --q \"text\""),
     };
     let options = Options { usd_per_second: target.usd_per_hour / 3600.0, ..Options::default() };
-    let trace = args.trace.as_deref().map(|p| std::fs::File::create(p).with_context(|| format!("cannot write {}", p.display()))).transpose()?;
+    let trace = args
+        .trace
+        .as_deref()
+        .map(|p| std::fs::File::create(p).with_context(|| format!("cannot write {}", p.display())))
+        .transpose()?;
     let trace = trace.map(|f| Mutex::new(std::io::BufWriter::new(f)));
     let shown = Shown::new(&bar, ready.engine.plan().strategy.bounds.tokens);
     let events = |event: &Event<'_>| {
@@ -112,7 +120,12 @@ fn from_plan(args: &RunArgs, path: &std::path::Path) -> Result<Option<Request>> 
     Ok(Some(Request { artifact, verifiers, tuned, machine, sources: Sources::default() }))
 }
 
-fn from_source(args: &RunArgs, path: &std::path::Path, name: Option<&str>, bar: &ProgressBar) -> Result<Option<Request>> {
+fn from_source(
+    args: &RunArgs,
+    path: &std::path::Path,
+    name: Option<&str>,
+    bar: &ProgressBar,
+) -> Result<Option<Request>> {
     let checked = inputs::check(path)?;
     if !checked.is_clean() {
         super::report_diagnostics(&checked);
@@ -207,7 +220,9 @@ impl<'a> Shown<'a> {
                 let rate = state.0 as f64 / state.1.elapsed().as_secs_f64().max(1e-3);
                 self.bar.set_message(format!("{live} live · {} of {} tokens · {rate:.0} tok/s", state.0, self.most));
             }
-            Event::Prefilled { role, tokens, .. } => self.bar.set_message(format!("prompt of {tokens} tokens on {role}")),
+            Event::Prefilled { role, tokens, .. } => {
+                self.bar.set_message(format!("prompt of {tokens} tokens on {role}"))
+            }
             _ => {}
         }
     }
