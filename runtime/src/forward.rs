@@ -245,6 +245,8 @@ pub struct LocalModel {
     rope_ready: usize,
     cancel: Option<Arc<AtomicBool>>,
     metrics: Metrics,
+    /// Seconds per kernel, when asked for.
+    profile: Option<Vec<f64>>,
 }
 
 /// Tokens of one append that go into one step.
@@ -296,6 +298,7 @@ impl LocalModel {
         };
         let pool = Pool::new(options.kv_pages);
         let (work, metrics, prefix) = (Work::default(), Metrics::default(), options.prefix);
+        let (cancel, profile, rope_ready) = (None, None, 0);
         Ok(Self {
             loaded,
             info,
@@ -308,9 +311,10 @@ impl LocalModel {
             head,
             limits,
             work,
-            rope_ready: 0,
-            cancel: None,
+            rope_ready,
+            cancel,
             metrics,
+            profile,
         })
     }
 
@@ -328,6 +332,18 @@ impl LocalModel {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// From now on times every launch by itself, which costs some microseconds each.
+    pub fn start_profile(&mut self) {
+        self.profile = Some(vec![0.0; self.loaded.program.kernels.len()]);
+    }
+
+    /// Seconds in each kernel since [`LocalModel::start_profile`], in the program's order; empty without a profile.
+    #[must_use]
+    pub fn profile(&self) -> Vec<(&str, f64)> {
+        let names = self.loaded.program.kernels.iter().map(|k| k.name.as_str());
+        names.zip(self.profile.iter().flatten().copied()).collect()
     }
 
     /// The shared part.
@@ -431,7 +447,7 @@ impl LocalModel {
             }
         }
         let prepared = Instant::now();
-        self.team.run(&self.forward)?;
+        launch(&mut self.team, &self.forward, &self.loaded.program.forward, self.profile.as_mut())?;
         self.metrics.steps += 1;
         self.metrics.rows += row as u64;
         self.metrics.prepare_seconds += (prepared - start).as_secs_f64();
@@ -454,7 +470,7 @@ impl LocalModel {
             *slot = *row as i32;
         }
         self.buffer(Buf::Step).i64s_mut()[2] = group.len() as i64;
-        self.team.run(&self.head)?;
+        launch(&mut self.team, &self.head, &self.loaded.program.head, self.profile.as_mut())?;
         let done = Instant::now();
         let model = &self.loaded.model;
         let (vocab, words) = (self.info.vocab, stat_words(model));
@@ -519,6 +535,22 @@ impl LocalModel {
         }
         self.rope_ready = end;
     }
+}
+
+/// Runs a list; with a profile, one launch after the other, each timed.
+fn launch(
+    team: &mut Team,
+    list: &[Launch],
+    program: &[ir::program::Launch],
+    profile: Option<&mut Vec<f64>>,
+) -> Result<()> {
+    let Some(profile) = profile else { return team.run(list) };
+    for (one, what) in list.iter().zip(program) {
+        let start = Instant::now();
+        team.run(std::slice::from_ref(one))?;
+        profile[what.kernel as usize] += start.elapsed().as_secs_f64();
+    }
+    Ok(())
 }
 
 /// Makes the buffers of a program; also returns the stride of [`Buf::Scratch`].

@@ -8,7 +8,7 @@ use forward_setup::{SMOLLM2, load, model, schedule};
 use inferc_runtime::forward::LocalModel;
 use inferc_runtime::model::{Append, LanguageModel, SeqId, Wanted};
 use ir::plan::PrefixMode;
-use ir::schedule::ModelSchedule;
+use ir::schedule::{ModelSchedule, Prologue};
 use std::time::Instant;
 
 fn run(model: &mut LocalModel, appends: &[(SeqId, &[u32])]) {
@@ -35,14 +35,31 @@ fn report(what: &str, tokens: usize, t: &[f64]) {
     eprintln!("{what}: best {:.1}, median {:.1} tokens/s ({:.3} ms)", per(0), per(t.len() / 2), t[t.len() / 2] * 1e3);
 }
 
+/// Prints the time per kernel and starts over.
+fn print_profile(model: &mut LocalModel, runs: u32) {
+    for (name, seconds) in model.profile() {
+        eprintln!("    {name}: {:.0} µs", seconds * 1e6 / f64::from(runs));
+    }
+    if !model.profile().is_empty() {
+        model.start_profile();
+    }
+}
+
 #[test]
 #[ignore = "a measurement, meaningful in release on a quiet machine"]
 fn speed() {
     let file = std::env::var("SPEED_MODEL").unwrap_or_else(|_| SMOLLM2.to_owned());
-    let threads = std::env::var("SPEED_THREADS").ok().and_then(|t| t.parse().ok()).unwrap_or(2);
-    let schedule = ModelSchedule { max_rows: 512, ..schedule() };
+    let number = |name: &str, default: u32| std::env::var(name).ok().and_then(|t| t.parse().ok()).unwrap_or(default);
+    let schedule = ModelSchedule {
+        max_rows: 512,
+        row_block: number("SPEED_ROW_BLOCK", 8),
+        attend_rows: number("SPEED_ATTEND_ROWS", 8),
+        prefetch: number("SPEED_PREFETCH", 4096),
+        prologue: if number("SPEED_FUSED", 0) > 0 { Prologue::Fused } else { Prologue::Split },
+        ..schedule()
+    };
     let Some(loaded) = load(&file, &schedule) else { return };
-    let mut model = model(&loaded, threads, 1500);
+    let mut model = model(&loaded, number("SPEED_THREADS", 2) as usize, 1500);
     let tokens: Vec<u32> = (0..2100).map(|i| 100 + i * 37 % 9000).collect();
     for depth in [0_usize, 512, 2048] {
         let seq = model.create().expect("a sequence");
@@ -60,6 +77,11 @@ fn speed() {
             each(m.forward_seconds, before.forward_seconds),
             each(m.head_seconds, before.head_seconds)
         );
+        if number("SPEED_PROFILE", 0) > 0 {
+            model.start_profile();
+            times(64, || run(&mut model, &[(seq, &tokens[..1])]));
+            print_profile(&mut model, 64);
+        }
         model.free(seq);
     }
     let t = times(6, || {
@@ -68,6 +90,7 @@ fn speed() {
         model.free(seq);
     });
     report("prefill of 512", 512, &t);
+    print_profile(&mut model, 6);
     for mode in [PrefixMode::Shared, PrefixMode::Cascade] {
         for n in [8_usize, 16, 32] {
             model.set_prefix_mode(mode);
@@ -82,6 +105,7 @@ fn speed() {
                 run(&mut model, &appends);
             });
             report(&format!("{n} branches over 512, {mode:?}"), n, &t);
+            print_profile(&mut model, 24);
             branches.into_iter().chain([root]).for_each(|s| model.free(s));
         }
     }

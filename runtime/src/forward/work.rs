@@ -50,6 +50,8 @@ pub(super) struct Work {
 struct Group {
     first_row: usize,
     rows: usize,
+    /// Rows of the largest item of its kind. All items over one prefix must be cut alike, so they count alike.
+    width: usize,
     table: usize,
     start: usize,
     chunks: usize,
@@ -78,7 +80,7 @@ impl Work {
         let mut groups = Vec::new();
         let mut prefixes = prefix_groups(runs, &shared, &tables, limits.attend_rows, &mut groups);
         own_groups(runs, &shared, &tables, limits.attend_rows, &mut groups);
-        if count_partials(&groups, false) > limits.max_partials {
+        if count_partials(&groups, |_| false) > limits.max_partials {
             // Behind a shared prefix every chunk needs a partial of its own; without sharing a row needs only one.
             shared.fill(0);
             groups.clear();
@@ -90,12 +92,14 @@ impl Work {
 
     /// Cuts groups into items and gives every row its partials. The first `prefixes` groups cover chunks `0..chunks`.
     fn cut(&mut self, groups: &[Group], prefixes: usize, limits: &Limits) {
-        let whole: usize = groups.iter().map(|g| if g.start == 0 { 1 } else { g.chunks - g.start }).sum();
-        let idle = limits.threads > 1 && whole * limits.kv_heads < 8 * limits.threads;
-        let fine = idle && count_partials(groups, true) <= limits.max_partials;
+        let cost = |g: &Group| g.width * (g.chunks - g.start);
+        let total = limits.kv_heads * groups.iter().map(cost).sum::<usize>();
+        // A unit that is more than a quarter of a thread's fair share leaves threads idle: cut it into chunks.
+        let coarse = |g: &Group| limits.threads > 1 && 4 * limits.threads * cost(g) > total;
+        let fits = count_partials(groups, coarse) <= limits.max_partials;
         // Partials per row and the item list; prefix groups come first, so a row's partials are in chunk order.
         for (i, g) in groups.iter().enumerate() {
-            let single = fine || g.start > 0;
+            let single = g.start > 0 || (fits && coarse(g));
             let pieces = if single { g.chunks - g.start } else { 1 };
             let which = if i < prefixes { 0 } else { self.rows[g.first_row * ROW_WORDS + 4] };
             for piece in 0..pieces {
@@ -127,9 +131,9 @@ impl Work {
     }
 }
 
-/// Partials that groups need; `fine`: one per chunk everywhere.
-fn count_partials(groups: &[Group], fine: bool) -> usize {
-    groups.iter().map(|g| if fine || g.start > 0 { g.chunks - g.start } else { 1 } * g.rows).sum()
+/// Partials that groups need: one per chunk where a group is cut or lies behind a shared prefix, else one.
+fn count_partials(groups: &[Group], cut: impl Fn(&Group) -> bool) -> usize {
+    groups.iter().map(|g| if g.start > 0 || cut(g) { g.chunks - g.start } else { 1 } * g.rows).sum()
 }
 
 /// For every run, the whole chunks at its start that it attends together with neighbours: 0 or the same number for at
@@ -178,8 +182,9 @@ fn prefix_groups(runs: &[Run<'_>], shared: &[usize], tables: &[usize], most: usi
         let same = |j: usize| shared[j] == shared[i] && common_chunks(&runs[i], &runs[j]) >= shared[i];
         let end = (i + 1..runs.len()).find(|j| !same(*j)).unwrap_or(runs.len());
         let rows: usize = runs[i..end].iter().map(|r| r.rows).sum();
+        let width = rows.min(most);
         split_rows(row, rows, most, |first_row, rows| {
-            groups.push(Group { first_row, rows, table: tables[i], start: 0, chunks: shared[i] });
+            groups.push(Group { first_row, rows, width, table: tables[i], start: 0, chunks: shared[i] });
         });
         row += rows;
         i = end;
@@ -195,7 +200,7 @@ fn own_groups(runs: &[Run<'_>], shared: &[usize], tables: &[usize], most: usize,
             let limit = run.first + (first_row - row) + rows;
             let chunks = limit.div_ceil(CHUNK);
             if chunks > *start {
-                groups.push(Group { first_row, rows, table: *table, start: *start, chunks });
+                groups.push(Group { first_row, rows, width: rows, table: *table, start: *start, chunks });
             }
         });
         row += run.rows;

@@ -1,6 +1,8 @@
 //! Loads the models that the forward tests run, through lowering and a compiled back end; `None`, with a line on stderr
 //! that says why, when a file or a back end is absent.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use codegen::Backend;
 use inferc_runtime::device::probe::isa;
 use inferc_runtime::forward::{Loaded, LocalModel, Options};
