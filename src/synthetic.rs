@@ -1,5 +1,6 @@
 //! A small model of random weights as a GGUF image in memory: what `profile-device` measures kernels on, and tests run on
-//! without any download. Weights are random bits with sane scales; the text it writes means nothing.
+//! without any download. Weights are random bits with sane scales; the text it writes means nothing. It has a byte-level
+//! tokenizer, so that whole strategies run on it.
 
 use ir::tensor::DType;
 
@@ -16,13 +17,22 @@ pub struct Shape {
     pub kv_heads: u32,
     /// Feed-forward width; a multiple of 256.
     pub ffn: u32,
-    /// Vocabulary.
+    /// Vocabulary; with at least [`SPELLED`] tokens the file has a tokenizer.
     pub vocab: u32,
     /// Context.
     pub context: u32,
     /// Type of all matrices.
     pub dtype: DType,
 }
+
+/// Tokens that a tokenizer for any text needs: 256 bytes and [`CONTROLS`].
+pub const SPELLED: u32 = 256 + CONTROLS.len() as u32;
+
+/// Control tokens, behind the bytes: end of text, and the two of the ChatML template.
+pub const CONTROLS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+
+/// Texts that get a token and a merge rule each, behind the control tokens.
+const MERGED: [&str; 8] = ["th", "he", "in", "er", "an", "re", "on", "at"];
 
 /// The bytes of a GGUF file.
 #[must_use]
@@ -59,6 +69,9 @@ pub fn gguf(shape: Shape) -> Vec<u8> {
     meta.u32(6);
     meta.bytes.extend_from_slice(&1e-5_f32.to_le_bytes());
     meta.count += 1;
+    if shape.vocab >= SPELLED {
+        tokenizer(&mut meta, shape.vocab);
+    }
 
     let mut tensors: Vec<(String, DType, Vec<u64>)> = vec![
         ("token_embd.weight".to_owned(), shape.dtype, vec![shape.hidden.into(), shape.vocab.into()]),
@@ -107,6 +120,50 @@ pub fn gguf(shape: Shape) -> Vec<u8> {
     out.bytes.resize(out.bytes.len().next_multiple_of(32), 0);
     out.bytes.extend_from_slice(&data);
     out.bytes
+}
+
+/// Metadata of a byte-level tokenizer: bytes, control tokens, merged pairs, then words that no text becomes.
+fn tokenizer(meta: &mut Writer, vocab: u32) {
+    const CONTROL: u32 = 3;
+    let mut tokens: Vec<String> = (0..=255).map(|b| spelled(b).to_string()).collect();
+    tokens.extend(CONTROLS.map(str::to_owned));
+    tokens.extend(MERGED.iter().map(|t| (*t).to_owned()).take((vocab - SPELLED) as usize));
+    let merges = tokens.len() - SPELLED as usize;
+    tokens.extend((tokens.len()..vocab as usize).map(|id| format!("{}w{id}", spelled(b' '))));
+    for (key, value) in [("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "gpt-2")] {
+        meta.string(key);
+        meta.u32(8);
+        meta.string(value);
+        meta.count += 1;
+    }
+    meta.array("tokenizer.ggml.tokens", 8, tokens.len());
+    for token in &tokens {
+        meta.string(token);
+    }
+    meta.array("tokenizer.ggml.token_type", 5, tokens.len());
+    for id in 0..vocab {
+        meta.u32(if (256..SPELLED).contains(&id) { CONTROL } else { 1 });
+    }
+    meta.array("tokenizer.ggml.merges", 8, merges);
+    for pair in &MERGED[..merges] {
+        let (a, b) = pair.split_at(1);
+        meta.string(&format!("{a} {b}"));
+    }
+    meta.string("tokenizer.ggml.eos_token_id");
+    meta.u32(4);
+    meta.u32(SPELLED - 1);
+    meta.count += 1;
+}
+
+/// The character that stands for a byte in byte-level vocabularies: printable bytes are themselves, the others follow
+/// at U+0100.
+fn spelled(byte: u8) -> char {
+    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if printable(byte) {
+        return char::from(byte);
+    }
+    let rank = (0..byte).filter(|b| !printable(*b)).count();
+    u32::try_from(rank).ok().and_then(|r| char::from_u32(0x100 + r)).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
 fn code(dtype: DType) -> u32 {
@@ -171,6 +228,15 @@ impl Writer {
 
     fn u64(&mut self, x: u64) {
         self.bytes.extend_from_slice(&x.to_le_bytes());
+    }
+
+    /// Key and head of a metadata array; the elements follow.
+    fn array(&mut self, key: &str, element: u32, len: usize) {
+        self.string(key);
+        self.u32(9);
+        self.u32(element);
+        self.u64(len as u64);
+        self.count += 1;
     }
 
     fn string(&mut self, s: &str) {

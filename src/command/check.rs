@@ -13,7 +13,8 @@ use std::path::Path;
 /// Runs the command.
 pub(crate) fn run(args: &CheckArgs) -> Result<u8> {
     let mut code = OK;
-    let mut files = Vec::new();
+    let mut diagnostics = Vec::new();
+    let mut strategies = Vec::new();
     for path in &args.files {
         let mut checked = inputs::check(path)?;
         if args.fix && apply(path, &checked.diagnostics)? {
@@ -23,12 +24,16 @@ pub(crate) fn run(args: &CheckArgs) -> Result<u8> {
         let rows = if args.bounds && checked.is_clean() { dsl::bounds::bounds(&checked.program) } else { Vec::new() };
         let kv = kv_per_token(path, args, &checked)?;
         match args.format {
-            Format::Json => files.push(document(path, &checked, &rows, kv)),
+            Format::Json => {
+                let Value::Array(found) = render::json(&checked.diagnostics, &checked.sources) else { continue };
+                diagnostics.extend(found);
+                strategies.extend(rows.iter().map(|row| document(path, row, kv)));
+            }
             Format::Text => text(path, args.files.len() > 1, &checked, &rows, kv),
         }
     }
     if args.format == Format::Json {
-        print_json(json!({ "ok": code == OK, "files": files }));
+        print_json(json!({ "ok": code == OK, "diagnostics": diagnostics, "strategies": strategies }));
     }
     Ok(code)
 }
@@ -61,23 +66,14 @@ fn kv_per_token(path: &Path, args: &CheckArgs, checked: &Checked) -> Result<Opti
     Ok(largest)
 }
 
-fn document(path: &Path, checked: &Checked, rows: &[BoundsRow], kv: Option<u64>) -> Value {
-    let strategies: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            let (b, d) = (row.bounds, row.declared);
-            json!({
-                "strategy": row.strategy, "tokens": b.tokens, "calls": b.calls, "live": b.live, "kv_tokens": b.kv_tokens,
-                "kv_bytes": kv.map(|k| k.saturating_mul(b.kv_tokens)),
-                "declared": { "tokens": d.tokens, "calls": d.calls, "kv_bytes": d.kv, "time_seconds": d.time, "usd": d.usd },
-                "derivation": row.derivation,
-            })
-        })
-        .collect();
+fn document(path: &Path, row: &BoundsRow, kv: Option<u64>) -> Value {
+    let (b, d) = (row.bounds, row.declared);
     json!({
-        "file": path.display().to_string(),
-        "diagnostics": render::json(&checked.diagnostics, &checked.sources),
-        "strategies": strategies,
+        "file": path.display().to_string(), "strategy": row.strategy,
+        "tokens": b.tokens, "calls": b.calls, "live": b.live, "kv_tokens": b.kv_tokens,
+        "kv_bytes": kv.map(|k| k.saturating_mul(b.kv_tokens)),
+        "declared": { "tokens": d.tokens, "calls": d.calls, "kv_bytes": d.kv, "time_seconds": d.time, "usd": d.usd },
+        "derivation": row.derivation,
     })
 }
 
