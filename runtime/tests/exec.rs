@@ -144,22 +144,41 @@ fn branches_take_the_most_probable_tokens_and_share_the_rest() {
     assert_eq!(go(1).count("Branched"), 0);
 }
 
+/// Probabilities that depend on every token so far.
+fn history(tokens: &[u32]) -> [f32; 8] {
+    let mut hash = tokens.iter().fold(17u64, |h, t| (h ^ u64::from(*t)).wrapping_mul(0x0000_0100_0000_01B3));
+    let mut p = [0.0; 8];
+    for x in &mut p[..3] {
+        hash = hash.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        *x = 0.1 + (hash >> 40) as f32 / (1u64 << 24) as f32;
+    }
+    p
+}
+
 #[test]
 fn a_branch_equals_the_same_tokens_alone() {
-    // After a fork the children draw from the same table as anyone; their log-probabilities are the table's.
     let mut b = Build::new();
-    let list = b.sample(Some(2), 6, |b, g| {
-        b.live(g, 4);
-        entropy_rule(b, g, 0.5, Action::Branch(2));
+    let zero = b.float(0.0);
+    let list = b.sample(Some(1), 8, |b, g| {
+        b.live(g, 3);
+        g.temp = Some(zero);
+        entropy_rule(b, g, 0.0, Action::Branch(3));
     });
-    let ran = run(b.plan(list, vec![]), TableModel::new(mixed), 5);
+    let ran = run(b.plan(list, vec![]), TableModel::new(history), 5);
     let Value::List(samples) = ran.value() else { panic!("a list") };
-    assert_eq!(samples.len(), 4);
+    assert_eq!(samples.len(), 3);
     for sample in samples.iter() {
         let Value::Sample(s) = sample else { panic!("a sample") };
-        for (token, logprob) in s.tokens.iter().zip(s.logprobs.iter()) {
-            assert!((logprob - mixed(&[])[*token as usize].ln()).abs() < 1e-5);
-        }
+        // The same first token as the beginning of the answer.
+        let mut b = Build::new();
+        let zero = b.float(0.0);
+        let first = Part::Text(WORDS[s.tokens[0] as usize].into());
+        let user = (Speaker::User, vec![Part::Text("a".into())]);
+        let ctx = b.op(Op::Prompt(vec![user, (Speaker::Assistant, vec![first])]));
+        let one = b.sample_on(ctx, None, 7, |_, g| g.temp = Some(zero));
+        let alone = run(b.plan(one, vec![]), TableModel::new(history), 5).result.expect("runs");
+        assert_eq!(alone.tokens, s.tokens[1..]);
+        assert_eq!(alone.logprobs, s.logprobs[1..]);
     }
 }
 

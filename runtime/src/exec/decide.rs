@@ -12,12 +12,10 @@ use ir::strategy::{Action, Generate, Level, Rule};
 /// What happens to a sequence at a row.
 pub(super) enum Decision {
     Failed(String),
-    Stopped {
-        dropped: bool,
-        rule: u32,
-    },
-    /// Tokens with their log-probabilities: one, or one per child of a branch; and the rule that branched.
-    Tokens(Vec<(u32, f32)>, f32, Option<u32>),
+    /// Stopped by a rule, and whether it is dropped from the result.
+    Stopped(bool),
+    /// Tokens with their log-probabilities: one, or one per child of a branch; and the entropy of the row.
+    Tokens(Vec<(u32, f32)>, f32),
 }
 
 impl<'a> Interp<'a> {
@@ -47,14 +45,13 @@ impl<'a> Interp<'a> {
                     }
                 }
             }
-            for action in &rule.actions {
-                match action {
-                    Action::Stop => return Decision::Stopped { dropped: false, rule: number },
-                    Action::Drop => return Decision::Stopped { dropped: true, rule: number },
-                    Action::Branch(k) => branch = branch.or(Some((*k, number))),
-                    Action::Temperature(_) | Action::Grow(_) => {}
-                }
+            self.fired(site, number, Some(sequence));
+            let dropped = rule.actions.contains(&Action::Drop);
+            if dropped || rule.actions.contains(&Action::Stop) {
+                return Decision::Stopped(dropped);
             }
+            let children = rule.actions.iter().find_map(|a| if let Action::Branch(k) = a { Some(*k) } else { None });
+            branch = branch.or(children);
         }
         let mut allowed = *row;
         if let Some(matcher) = &mut sequence.matcher {
@@ -66,7 +63,7 @@ impl<'a> Interp<'a> {
                 return Decision::Failed("no token of the vocabulary continues the format".to_owned());
             }
         }
-        if let Some((k, rule)) = branch
+        if let Some(k) = branch
             && *room > 0
             && k > 1
         {
@@ -78,7 +75,7 @@ impl<'a> Interp<'a> {
                 .collect();
             if tops.len() > 1 {
                 *room -= tops.len() as u32 - 1;
-                return Decision::Tokens(tops, row.entropy, Some(rule));
+                return Decision::Tokens(tops, row.entropy);
             }
         }
         let key = Key {
@@ -91,7 +88,7 @@ impl<'a> Interp<'a> {
         match sampler.sample(&allowed, &how, key) {
             Some(choice) => {
                 let logprob = crate::sample::logprob(row, choice.token);
-                Decision::Tokens(vec![(choice.token, logprob)], row.entropy, None)
+                Decision::Tokens(vec![(choice.token, logprob)], row.entropy)
             }
             None => Decision::Failed("no token could be drawn".to_owned()),
         }

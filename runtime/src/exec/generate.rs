@@ -315,7 +315,7 @@ impl<'a> Interp<'a> {
         sequences: Vec<Sequence>,
         decisions: Vec<Decision>,
     ) -> Result<(), Flow> {
-        let chosen = |d: &Decision| if let Decision::Tokens(tokens, ..) = d { tokens.len() as u64 } else { 0 };
+        let chosen = |d: &Decision| if let Decision::Tokens(tokens, _) = d { tokens.len() as u64 } else { 0 };
         // One token each is charged already: branches use more, sequences that end without a token use none.
         let (reserved, used) = (sequences.len() as u64, decisions.iter().map(chosen).sum::<u64>());
         self.charge(&Usage { tokens: used.saturating_sub(reserved), ..Usage::default() });
@@ -350,18 +350,14 @@ impl<'a> Interp<'a> {
         live: u32,
         born: &mut Vec<Sequence>,
     ) -> Result<(), Flow> {
-        let (tokens, entropy, rule) = match decision {
+        let (tokens, entropy) = match decision {
             Decision::Failed(cause) => return self.finish(site, work, sequence, EndReason::Error, Some(cause), false),
-            Decision::Stopped { dropped, rule } => {
-                self.fired(site, rule, Some(&sequence));
+            Decision::Stopped(dropped) => {
                 sequence.text.finish();
                 return self.finish(site, work, sequence, EndReason::Rule, None, dropped);
             }
-            Decision::Tokens(tokens, entropy, rule) => (tokens, entropy, rule),
+            Decision::Tokens(tokens, entropy) => (tokens, entropy),
         };
-        if let Some(rule) = rule {
-            self.fired(site, rule, Some(&sequence));
-        }
         let position = sequence.tokens.len() as u32;
         let mut children = Vec::new();
         for number in 1..tokens.len() {
@@ -436,7 +432,8 @@ impl<'a> Interp<'a> {
         }
     }
 
-    fn fired(&self, site: &Site<'a>, rule: u32, sequence: Option<&Sequence>) {
+    /// Tells that a rule fired.
+    pub(super) fn fired(&self, site: &Site<'a>, rule: u32, sequence: Option<&Sequence>) {
         self.emit(&Event::RuleFired {
             site: site.generate.site,
             rule,
