@@ -347,12 +347,12 @@ impl Build {
     }
 
     /// Integers as floats.
-    pub(super) fn to_float(&mut self, a: Vi) -> Vf {
+    pub(super) fn float(&mut self, a: Vi) -> Vf {
         self.un(Un::ToFloat, a)
     }
 
     /// Floats rounded to integers.
-    pub(super) fn to_int(&mut self, a: Vf) -> Vi {
+    pub(super) fn round(&mut self, a: Vf) -> Vi {
         self.un(Un::ToInt, a)
     }
 
@@ -362,7 +362,7 @@ impl Build {
     }
 
     /// Floats of bits.
-    pub(super) fn from_bits(&mut self, a: Vi) -> Vf {
+    pub(super) fn unbits(&mut self, a: Vi) -> Vf {
         self.un(Un::BitsF, a)
     }
 

@@ -115,14 +115,14 @@ fn statistics(b: &mut Build, logits: Place, row: Int, (first, end): (Int, Int), 
     });
     // Token numbers are below 2^24 and exact as floats; the least of the lanes that hold the maximum is the first.
     let far = b.vf(16_777_216.0);
-    let token = b.to_float(index.now());
+    let token = b.float(index.now());
     let token = b.select(Cmp::Eq, most.now(), every, token, far);
     let minus = b.sub(none, token);
     let least = b.max_lanes(minus);
     let least = b.splat(least);
     let least = b.sub(none, least);
-    let least = b.to_int(least);
-    let least = b.from_bits(least);
+    let least = b.round(least);
+    let least = b.unbits(least);
     let index = b.lane(least, 0);
     let (sum, weighted) = (b.sum_lanes(sum.now()), b.sum_lanes(weighted.now()));
     for (i, word) in [m, sum, weighted, index].into_iter().enumerate() {

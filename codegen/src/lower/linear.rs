@@ -75,6 +75,7 @@ impl Matrix {
     }
 
     /// Tile at byte `tile` times rows `first..first + count`, `1 ≤ count ≤ how.rows`.
+    #[allow(clippy::too_many_arguments, reason = "the operands of one product")]
     pub(super) fn times(
         &self,
         b: &mut Build,
@@ -165,10 +166,7 @@ impl Product<'_> {
         let blocks = self.rows.record.blocks();
         let w = b.var(self.tile);
         let end = b.add_const(start, blocks * step);
-        let block = |b: &mut Build,
-                     header: Option<Header>,
-                     a: Int,
-                     each: &mut dyn FnMut(&mut Build, Option<Header>, Int, Int)| {
+        let mut block = |b: &mut Build, header: Option<Header>, a: Int| {
             if self.prefetch > 0 {
                 for line in (0..f.block_bytes() as i64).step_by(64) {
                     b.prefetch(self.weights.at(w.now(), self.prefetch + line));
@@ -179,7 +177,7 @@ impl Product<'_> {
             b.set(w, next);
         };
         if f.header_bytes() == 0 {
-            b.for_(start, end, step, |b, a| block(b, None, a, &mut each));
+            b.for_(start, end, step, |b, a| block(b, None, a));
             return;
         }
         let per_super = (SUPER_K / TILE_K) as i64;
@@ -194,7 +192,7 @@ impl Product<'_> {
             let next = b.add_const(w.now(), f.header_bytes() as i64);
             b.set(w, next);
             let last = b.add_const(first, per_super * step);
-            b.for_(first, last, step, |b, a| block(b, Some(header), a, &mut each));
+            b.for_(first, last, step, |b, a| block(b, Some(header), a));
         });
     }
 
@@ -212,7 +210,7 @@ impl Product<'_> {
                 }
                 (Scales::SuperMin, Some(Header { d, min: Some(dmin) })) => {
                     let (sc, mn) = (b.load_ints(Mem::U8, at(0)), b.load_ints(Mem::U8, at(16)));
-                    let (sc, mn) = (b.to_float(sc), b.to_float(mn));
+                    let (sc, mn) = (b.float(sc), b.float(mn));
                     let (scale, min) = (b.mul(d, sc), b.mul(dmin, mn));
                     self.add_block(b, &groups, scale, Some(min), f.zero_point, a, &sums);
                 }
@@ -248,7 +246,7 @@ impl Product<'_> {
                 b.bits(from)
             };
             let dot = self.chain(b, from, groups, a, row);
-            let dot = b.to_float(dot);
+            let dot = b.float(dot);
             let d = b.load_splat(self.rows.place.at(a, row + record.d()));
             let dot = b.mul(dot, d);
             let mut next = b.fma(scale, dot, sum.now());
@@ -273,7 +271,7 @@ impl Product<'_> {
                 parts.push(b.mul(dot, sc));
             }
             let dot = b.add(parts[0], parts[1]);
-            let dot = b.to_float(dot);
+            let dot = b.float(dot);
             let d = b.load_splat(self.rows.place.at(a, row + record.d()));
             let dot = b.mul(dot, d);
             let next = b.fma(scale, dot, sum.now());
@@ -370,8 +368,8 @@ fn unpack(b: &mut Build, f: TileFormat, place: Place, w: Int) -> Vec<Bytes> {
     let mask = b.splat_byte(if width == 1 { 0x10 } else { 0x30 });
     for first in (0..8).step_by(plane) {
         let high = b.load_bytes(place.at(w, 256 + 64 * (first / plane) as i64));
-        for g in first..first + plane {
-            let have = (width * (g - first)) as u32;
+        for (i, group) in groups[first..first + plane].iter_mut().enumerate() {
+            let have = (width * i) as u32;
             let moved = if have < 4 {
                 b.shl(high, 4 - have)
             } else if have > 4 {
@@ -380,7 +378,7 @@ fn unpack(b: &mut Build, f: TileFormat, place: Place, w: Int) -> Vec<Bytes> {
                 high
             };
             let bits = b.and(moved, mask);
-            groups[g] = b.or(groups[g], bits);
+            *group = b.or(*group, bits);
         }
     }
     groups
@@ -433,14 +431,14 @@ impl Affine {
             (Scales::Super16, Some(h)) => {
                 let halves = [b.load_ints(Mem::I8, at(0)), b.load_ints(Mem::I8, at(16))];
                 let scale = halves.map(|s| {
-                    let s = b.to_float(s);
+                    let s = b.float(s);
                     b.mul(h.d, s)
                 });
                 Self { scale, min: None, zero_point }
             }
             (Scales::SuperMin, Some(Header { d, min: Some(dmin) })) => {
                 let (sc, mn) = (b.load_ints(Mem::U8, at(0)), b.load_ints(Mem::U8, at(16)));
-                let (sc, mn) = (b.to_float(sc), b.to_float(mn));
+                let (sc, mn) = (b.float(sc), b.float(mn));
                 let (scale, min) = (b.mul(d, sc), b.mul(dmin, mn));
                 Self { scale: [scale; 2], min: Some(min), zero_point }
             }
@@ -455,7 +453,7 @@ impl Affine {
     fn apply(&self, b: &mut Build, q: Vi, feature: usize) -> Vf {
         let zero = b.vi(i64::from(self.zero_point));
         let q = b.sub(q, zero);
-        let q = b.to_float(q);
+        let q = b.float(q);
         let w = b.mul(self.scale[feature / 16], q);
         match self.min {
             Some(m) => b.add(w, m),

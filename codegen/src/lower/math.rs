@@ -17,13 +17,13 @@ pub(super) fn exp(b: &mut Build, x: Vf) -> Vf {
     let x = b.min(top, x);
     let log2e = b.vf(std::f32::consts::LOG2_E);
     let scaled = b.mul(x, log2e);
-    let n = b.to_int(scaled);
-    let nf = b.to_float(n);
+    let n = b.round(scaled);
+    let nf = b.float(n);
     let (hi, lo) = (b.vf(-0.693_359_4), b.vf(2.121_944_4e-4));
     let r = b.fma(nf, hi, x);
     let r = b.fma(nf, lo, r);
     let mut p = b.vf(1.987_569_1e-4);
-    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         let c = b.vf(c);
         p = b.fma(p, r, c);
     }
@@ -34,7 +34,7 @@ pub(super) fn exp(b: &mut Build, x: Vf) -> Vf {
     // 2^n by adding n to the exponent: |n| ≤ 127 and y is near 1, so the sum stays a normal number.
     let (bits, shift) = (b.bits(y), b.shl(n, 23));
     let bits = b.add(bits, shift);
-    let y = b.from_bits(bits);
+    let y = b.unbits(bits);
     let (bottom, zero) = (b.vf(EXP_ZERO_BELOW), b.vf(0.0));
     b.select(Cmp::Lt, x, bottom, zero, y)
 }

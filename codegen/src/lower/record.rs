@@ -119,7 +119,7 @@ impl Record {
     /// Bytes from one row to the next: an odd number of cache lines, so that rows do not fall in the same sets.
     pub(super) fn stride(&self) -> i64 {
         let bytes = self.floats() + if self.float { 4 * self.k } else { 0 };
-        (bytes + 63) / 64 * 64 | 64
+        ((bytes + 63) / 64 * 64) | 64
     }
 
     /// Writes block `block` of the row at byte `row` of `to`: features `lo` (0..16) and `hi` (16..32).
@@ -146,9 +146,9 @@ impl Record {
         let inverse = b.splat(inverse);
         let quantise = |b: &mut Build, x: Vf, offset: i64| {
             let x = b.mul(x, inverse);
-            let q = b.to_int(x);
+            let q = b.round(x);
             b.store_ints(Mem::I8, to.at(at, offset), q);
-            b.to_float(q)
+            b.float(q)
         };
         let (qlo, qhi) = (quantise(b, lo, 0), quantise(b, hi, 16));
         b.store_f32(to.at(at, self.d()), d);
@@ -178,8 +178,8 @@ fn store_times(b: &mut Build, to: Place, at: Int, offset: i64, whole: Flt, facto
     let f = b.flt(factor as f32);
     let product = b.mul(whole, f);
     let lanes = b.splat(product);
-    let ints = b.to_int(lanes);
-    let bits = b.from_bits(ints);
+    let ints = b.round(lanes);
+    let bits = b.unbits(ints);
     let first = b.lane(bits, 0);
     b.store_f32(to.at(at, offset), first);
 }

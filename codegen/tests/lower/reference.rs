@@ -35,7 +35,7 @@ impl Record {
 
     fn stride(&self) -> usize {
         let bytes = (self.floats_at() + if self.float { 4 * self.k } else { 0 }).next_multiple_of(64);
-        if bytes / 64 % 2 == 0 { bytes + 64 } else { bytes }
+        if (bytes / 64).is_multiple_of(2) { bytes + 64 } else { bytes }
     }
 
     /// The activations that a matrix of this type reads, and the step they were rounded to.

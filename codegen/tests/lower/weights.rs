@@ -129,7 +129,7 @@ impl Matrix {
         };
         for b in 0..self.k / TILE_K {
             let k = b * TILE_K;
-            if f.header_bytes() > 0 && k % SUPER_K == 0 {
+            if f.header_bytes() > 0 && k.is_multiple_of(SUPER_K) {
                 halves(out, &self.d, SUPER_K, k);
                 if f.scales == Scales::SuperMin {
                     halves(out, &self.m, SUPER_K, k);
