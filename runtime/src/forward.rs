@@ -267,13 +267,14 @@ impl LocalModel {
         let team = Team::new(options.threads)?;
         let shape = page_shape(model, options.kv_pages as usize);
         let max_rows = program.max_rows as usize;
+        let store = Store::new(shape)?;
         let limits = Limits {
             attend_rows: program.attend_rows as usize,
             max_partials: PARTIALS.max(2 * max_rows),
             kv_heads: shape.kv_heads,
             threads: team.members(),
+            page_scale: store.planes(),
         };
-        let store = Store::new(shape)?;
         let (buffers, stride) = buffers(&loaded, &limits)?;
         let bind = |launches: &[ir::program::Launch]| -> Vec<Launch> {
             let word = |arg: &Arg| match arg {
@@ -488,7 +489,8 @@ impl LocalModel {
     /// Copies the planned tables to where kernels read them.
     fn fill_tables(&mut self) {
         let work = std::mem::take(&mut self.work);
-        let header = [work.row_count() as i64, work.item_count() as i64, 0, self.pool.total() as i64, 0, 0, 0, 0];
+        let pages = self.pool.total() * self.store.planes();
+        let header = [work.row_count() as i64, work.item_count() as i64, 0, pages as i64, 0, 0, 0, 0];
         self.buffer(Buf::Step).i64s_mut()[..header.len()].copy_from_slice(&header);
         self.buffer(Buf::Rows).i64s_mut()[..work.rows.len()].copy_from_slice(&work.rows);
         self.buffer(Buf::Items).i64s_mut()[..work.items.len()].copy_from_slice(&work.items);

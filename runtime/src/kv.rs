@@ -295,12 +295,16 @@ impl PageShape {
     }
 }
 
-/// The memory of all pages: per layer a region of keys, then one of values, each `[page]` of
-/// [`PageShape::page_bytes`]. The system gives it as it is touched.
+/// The memory of all pages. The system gives it as it is touched.
+///
+/// What belongs to one page lies together: its keys of layer 0, values of layer 0, keys of layer 1, …, so memory in use
+/// is dense whatever the size of the pool, and a copy is one move. Kernels find page `p` of a plane (keys or values of a
+/// layer) at `address(plane) + number · page_bytes` where `number = p ·` [`Store::planes`]: the runtime hands them such
+/// numbers. One plane of padding makes the distance of neighbouring pages an odd multiple of [`PageShape::page_bytes`], so
+/// that they fall into different cache sets.
 #[derive(Debug)]
 pub struct Store {
     shape: PageShape,
-    plane: usize,
     region: Region,
 }
 
@@ -308,36 +312,49 @@ impl Store {
     /// Memory for all pages, zeroed.
     ///
     /// # Errors
-    /// [`Error::System`] when the address range is refused.
+    /// [`Error::System`] when the address range is refused, [`Error::Program`] when page numbers exceed 31 bits.
     pub fn new(shape: PageShape) -> Result<Self> {
-        let plane = shape.page_bytes().checked_mul(shape.pages).and_then(|b| b.checked_next_multiple_of(4096));
-        let bytes = plane.and_then(|p| p.checked_mul(2 * shape.layers)).unwrap_or(usize::MAX);
-        Ok(Self { shape, plane: plane.unwrap_or(0), region: Region::new(bytes)? })
+        let planes = 2 * shape.layers + 1;
+        let last = shape.pages.checked_mul(planes).filter(|n| i32::try_from(*n).is_ok());
+        let Some(blocks) = last else {
+            let cause = format!("{} pages of {} layers exceed what page tables can name", shape.pages, shape.layers);
+            return Err(Error::Program { place: "KV pool".to_owned(), cause });
+        };
+        let bytes = blocks.checked_mul(shape.page_bytes()).unwrap_or(usize::MAX);
+        Ok(Self { shape, region: Region::new(bytes)? })
     }
 
-    /// Address of the keys (`values` false) or the values of a layer.
+    /// What kernels multiply page numbers by is one plane; a page is this many.
+    #[must_use]
+    pub fn planes(&self) -> usize {
+        2 * self.shape.layers + 1
+    }
+
+    /// Address of the keys (`values` false) or the values of a layer, in page 0.
     #[must_use]
     pub fn address(&self, layer: usize, values: bool) -> u64 {
-        self.region.address() + ((2 * layer + usize::from(values)) * self.plane) as u64
+        self.region.address() + ((2 * layer + usize::from(values)) * self.shape.page_bytes()) as u64
     }
 
     /// Carries edits out, in order.
     pub fn apply(&mut self, edits: &[Edit]) {
-        let bytes = self.shape.page_bytes();
-        for plane in 0..2 * self.shape.layers {
-            let memory = &mut self.region.bytes_mut()[plane * self.plane..][..self.plane];
-            for edit in edits {
-                match *edit {
-                    Edit::Zero(page) => memory[page as usize * bytes..][..bytes].fill(0),
-                    Edit::Copy { from, to } => {
-                        let from = from as usize * bytes;
-                        memory.copy_within(from..from + bytes, to as usize * bytes);
-                    }
-                    Edit::Clear { page, slot } => {
-                        let page = &mut memory[page as usize * bytes..][..bytes];
+        let plane_bytes = self.shape.page_bytes();
+        let (stride, bytes) = (self.planes() * plane_bytes, 2 * self.shape.layers * plane_bytes);
+        let head_dim = self.shape.head_dim;
+        let memory = self.region.bytes_mut();
+        for edit in edits {
+            match *edit {
+                Edit::Zero(page) => memory[page as usize * stride..][..bytes].fill(0),
+                Edit::Copy { from, to } => {
+                    let from = from as usize * stride;
+                    memory.copy_within(from..from + bytes, to as usize * stride);
+                }
+                Edit::Clear { page, slot } => {
+                    let page = &mut memory[page as usize * stride..][..bytes];
+                    for (plane, memory) in page.chunks_exact_mut(plane_bytes).enumerate() {
                         // Keys are `[head][dimension][slot]`, values `[head][slot][dimension]`, two bytes each.
-                        let width = if plane % 2 == 0 { 2 } else { 2 * self.shape.head_dim };
-                        for run in page.chunks_exact_mut(width * PAGE) {
+                        let width = if plane % 2 == 0 { 2 } else { 2 * head_dim };
+                        for run in memory.chunks_exact_mut(width * PAGE) {
                             run[slot * width..].fill(0);
                         }
                     }
@@ -510,10 +527,14 @@ mod tests {
         let shape = PageShape { layers: 2, kv_heads: 2, head_dim: 4, pages: 3 };
         let mut store = Store::new(shape).expect("memory");
         store.region.bytes_mut().fill(0xFF);
+        assert!(
+            Store::new(PageShape { pages: 1 << 30, ..shape }).is_err_and(|e| e.to_string().contains("page tables"))
+        );
         store.apply(&[Edit::Zero(0), Edit::Copy { from: 0, to: 2 }, Edit::Clear { page: 1, slot: 5 }]);
+        let bytes = shape.page_bytes();
         for plane in 0..4 {
-            let memory = &store.region.bytes()[plane * store.plane..];
-            let page = |p: usize| &memory[p * shape.page_bytes()..][..shape.page_bytes()];
+            let start = (store.address(plane / 2, plane % 2 == 1) - store.region.address()) as usize;
+            let page = |p: usize| &store.region.bytes()[start + p * store.planes() * bytes..][..bytes];
             assert!(page(0).iter().chain(page(2)).all(|b| *b == 0));
             for (i, b) in page(1).iter().enumerate() {
                 let slot = if plane % 2 == 0 { i / 2 % PAGE } else { i / 2 / 4 % PAGE };

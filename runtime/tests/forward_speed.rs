@@ -61,6 +61,11 @@ fn speed() {
     let Some(loaded) = load(&file, &schedule) else { return };
     let mut model = model(&loaded, number("SPEED_THREADS", 2) as usize, 1500);
     let tokens: Vec<u32> = (0..2100).map(|i| 100 + i * 37 % 9000).collect();
+    // The first steps touch fresh memory; they are measured by themselves.
+    let first = model.create().expect("a sequence");
+    let t: Vec<f64> = (0..3).map(|_| times(1, || run(&mut model, &[(first, &tokens[..1])]))[0]).collect();
+    eprintln!("first three tokens: {:.2}, {:.2}, {:.2} ms", t[0] * 1e3, t[1] * 1e3, t[2] * 1e3);
+    model.free(first);
     for depth in [0_usize, 512, 2048] {
         let seq = model.create().expect("a sequence");
         if depth > 0 {

@@ -31,6 +31,8 @@ pub(super) struct Limits {
     pub(super) kv_heads: usize,
     /// Threads that share the units.
     pub(super) threads: usize,
+    /// What page numbers are multiplied by for kernels.
+    pub(super) page_scale: usize,
 }
 
 /// The tables of a step.
@@ -66,9 +68,10 @@ impl Work {
         let mut tables = Vec::with_capacity(runs.len());
         for run in runs {
             tables.push(self.tables.len());
-            self.tables.extend(run.pages.iter().map(|p| *p as i32));
+            self.tables.extend(run.pages.iter().map(|p| (*p as usize * limits.page_scale) as i32));
             for position in run.first..run.first + run.rows {
-                let slot = run.pages[position / PAGE] as usize * PAGE + position % PAGE;
+                let page = run.pages[position / PAGE] as usize * limits.page_scale;
+                let slot = page * PAGE + position % PAGE;
                 self.rows.extend([position as i64, slot as i64, position as i64 + 1, 0, 0, 0, 0, 0]);
             }
         }
@@ -218,7 +221,7 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { attend_rows: 4, max_partials: 1000, kv_heads: 2, threads: 2 }
+        Limits { attend_rows: 4, max_partials: 1000, kv_heads: 2, threads: 2, page_scale: 5 }
     }
 
     /// Page lists with a common start of `common` pages.
@@ -246,7 +249,7 @@ mod tests {
                 let (run, position) = owner[row];
                 let keys = (to * CHUNK).min(position + 1);
                 for page in from * CHUNK_PAGES..keys.div_ceil(PAGE) {
-                    assert_eq!(work.tables[table + page], run.pages[page] as i32, "row {row} reads its own pages");
+                    assert_eq!(work.tables[table + page], 5 * run.pages[page] as i32, "row {row} reads its own pages");
                 }
                 covered[row].push((which, from, to));
             }
@@ -254,7 +257,7 @@ mod tests {
         let mut places = 0;
         for (row, ((run, position), mut parts)) in owner.into_iter().zip(covered).enumerate() {
             let words = &work.rows[row * ROW_WORDS..][..ROW_WORDS];
-            let slot = run.pages[position / PAGE] as usize * PAGE + position % PAGE;
+            let slot = 5 * run.pages[position / PAGE] as usize * PAGE + position % PAGE;
             assert_eq!(words[..5], [position as i64, slot as i64, position as i64 + 1, places, parts.len() as i64]);
             parts.sort_unstable();
             let mut next = 0;
