@@ -85,3 +85,40 @@ fn the_table_of_the_book() {
     let best = rows.iter().find(|r| r.strategy == "best_of_n").expect("has a row");
     assert_eq!((best.bounds.calls, best.bounds.live, best.bounds.kv_tokens), (64, 32, 32_000));
 }
+
+fn messages(source: &str) -> Vec<Diagnostic> {
+    let (file, mut messages) = dsl::parse(source, 0);
+    messages.extend(dsl::check("main.infer", source, &file, &|_| None).1);
+    messages
+}
+
+/// The refusal of the book: how the bound comes about, and what would fit.
+#[test]
+fn a_refused_budget_says_what_would_fit() {
+    let path = root().join("tests/suite/language/particles.infer");
+    let source = std::fs::read_to_string(path).expect("readable").replace("160ktok", "96ktok");
+    let found = messages(&source);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].code.0, "E0401");
+    assert_eq!(found[0].message, "`particles` may sample 131 072 tokens, but declares at most 96 000");
+    assert_eq!(found[0].notes, ["for 0..32 (32) × par ps (16) × max 256tok = 131 072"]);
+    assert_eq!(found[0].help.as_deref(), Some("n in 2..=11, or 0..23, or tokens: 132ktok"));
+}
+
+/// The message of the book about branching without a limit, with its fix.
+#[test]
+fn unlimited_branching_is_mended_by_live() {
+    let path = root().join("tests/suite/language/eager.infer");
+    let source = std::fs::read_to_string(path).expect("readable").replace("live: 16, ", "");
+    let found = messages(&source);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let d = &found[0];
+    assert_eq!((d.code.0, d.message.as_str()), ("E0310", "branching has no upper limit"));
+    assert_eq!(d.label, "every match doubles the set");
+    assert_eq!(d.related[0].1, "nothing says how many sequences may be alive");
+    let fix = d.fix.as_ref().expect("a fix");
+    let mut mended = source.clone();
+    mended.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.text);
+    assert!(mended.contains("n: 1, live: 16, max: 4ktok"), "{mended}");
+    assert_eq!(messages(&mended), []);
+}

@@ -20,10 +20,7 @@ fn signatures_take_apart() {
     let sample = dsl::builtins::callable("sample").expect("built in");
     let params = sample.params();
     let names: Vec<&str> = params.iter().map(|p| p.name).collect();
-    assert_eq!(
-        names,
-        ["m", "c", "n", "live", "max", "temp", "top_p", "top_k", "min_p", "step", "stop", "seed", "out"]
-    );
+    assert_eq!(names, ["m", "c", "n", "live", "max", "temp", "top_p", "top_k", "min_p", "step", "stop", "seed", "out"]);
     assert!(!params[1].named && params[2].named && !params[2].optional && params[3].optional);
     let same = dsl::builtins::callable("semantic_entropy").expect("built in").params();
     assert_eq!(same[1].ty, "fn(T, T) -> Bool");

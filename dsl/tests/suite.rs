@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+/// Lines (from 0) and texts.
+type Annotations = BTreeSet<(usize, String)>;
+
 struct Case {
     name: String,
     stages: Vec<String>,
@@ -58,7 +61,7 @@ fn cases(text: &str) -> Vec<Case> {
 }
 
 /// The program without annotations, and the annotations by line (from 0).
-fn split(text: &str) -> (String, BTreeSet<(usize, String)>) {
+fn split(text: &str) -> (String, Annotations) {
     let mut source = String::new();
     let mut found = BTreeSet::new();
     for line in text.lines() {
@@ -127,7 +130,13 @@ fn bounds(program: &Program) -> String {
 }
 
 /// Applies the fix of a diagnostic; the diagnostic must be gone.
-fn mended(d: &Diagnostic, main: &str, files: &BTreeMap<String, String>, lower: bool, before: usize) -> Result<(), String> {
+fn mended(
+    d: &Diagnostic,
+    main: &str,
+    files: &BTreeMap<String, String>,
+    lower: bool,
+    before: usize,
+) -> Result<(), String> {
     let Some(fix) = d.fix.as_ref().filter(|f| f.span.file == 0) else { return Ok(()) };
     let mut text = main.to_owned();
     text.replace_range(fix.span.start as usize..fix.span.end as usize, &fix.text);
@@ -137,7 +146,7 @@ fn mended(d: &Diagnostic, main: &str, files: &BTreeMap<String, String>, lower: b
 
 fn run_case(stem: &str, case: &Case, codes: &mut BTreeSet<&'static str>) -> Result<Case, String> {
     let lower = case.stages.iter().any(|s| s == "lower" || s == "ir");
-    let parts: Vec<(String, String, BTreeSet<(usize, String)>)> = case
+    let parts: Vec<(String, String, Annotations)> = case
         .files
         .iter()
         .map(|(path, text)| {
@@ -153,12 +162,14 @@ fn run_case(stem: &str, case: &Case, codes: &mut BTreeSet<&'static str>) -> Resu
     let mut wrong = String::new();
     for (path, source, expected) in &parts {
         let number = program.sources.iter().position(|s| s.path == *path);
-        let found: BTreeSet<(usize, String)> = diagnostics
+        let found: Annotations = diagnostics
             .iter()
             .filter(|d| Some(d.span.file as usize) == number)
             .map(|d| annotation(d, source))
             .collect();
-        found.difference(expected).for_each(|(l, a)| wrong.push_str(&format!("  {path}:{}: unexpected # {a}\n", l + 1)));
+        found
+            .difference(expected)
+            .for_each(|(l, a)| wrong.push_str(&format!("  {path}:{}: unexpected # {a}\n", l + 1)));
         expected.difference(&found).for_each(|(l, a)| wrong.push_str(&format!("  {path}:{}: missing # {a}\n", l + 1)));
         let mut text = String::new();
         for (i, line) in source.lines().enumerate() {
@@ -204,7 +215,8 @@ fn the_suite() {
             assert!(names.insert(case.name.clone()), "two cases are called {}", case.name);
             match run_case(&stem, case, &mut codes) {
                 Ok(blessed) => {
-                    let _ = write!(text, "--- {} {} ---\n{}", blessed.name, blessed.stages.join(" "), blessed.files[0].1);
+                    let _ =
+                        write!(text, "--- {} {} ---\n{}", blessed.name, blessed.stages.join(" "), blessed.files[0].1);
                     blessed.files[1..].iter().for_each(|(p, s)| text.push_str(&format!("=== {p}\n{s}")));
                 }
                 Err(e) => failures.push_str(&e),
@@ -215,7 +227,6 @@ fn the_suite() {
         }
     }
     assert!(failures.is_empty(), "\n{failures}");
-    let silent: Vec<&str> =
-        dsl::codes::CODES.iter().map(|e| e.code.0).filter(|c| !codes.contains(c)).collect();
+    let silent: Vec<&str> = dsl::codes::CODES.iter().map(|e| e.code.0).filter(|c| !codes.contains(c)).collect();
     assert!(silent.is_empty(), "no case provokes {silent:?}");
 }

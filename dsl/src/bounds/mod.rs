@@ -7,16 +7,19 @@
 //! and `usd` are estimated and guarded elsewhere, KV bytes once the model is known.
 
 pub(crate) mod cost;
+mod sites;
 pub(crate) mod value;
 pub(crate) mod walk;
 
 use crate::codes;
-use crate::hir::{Const, Function, FunctionKind, Program, Ty};
+use crate::hir::{Const, Expr, ExprKind, Function, FunctionKind, Prim, Program, Stmt, Ty};
 use cost::{spaced, tokens_text};
 use ir::diagnostic::{Diagnostic, Span};
 use ir::strategy::{Bounds, Limits};
-use walk::Walk;
+use walk::{Forced, MAX_STEPS, Walk};
 
+/// Steps of all walks over a program together.
+const ALL_STEPS: u32 = 120_000;
 /// Sequences alive at once that no plan can hold.
 pub(crate) const MAX_LIVE: u64 = 65_536;
 
@@ -44,28 +47,34 @@ pub fn bounds(program: &Program) -> Vec<BoundsRow> {
 pub(crate) fn analyse(program: &Program) -> (Vec<BoundsRow>, Vec<Diagnostic>) {
     let mut rows = Vec::new();
     let mut messages = Vec::new();
+    let mut left = ALL_STEPS;
     for (index, function) in program.functions.iter().enumerate() {
         let entry = matches!(function.kind, FunctionKind::Strategy | FunctionKind::Precompute);
         if !entry || function.name_span.file != 0 || function.body.is_none() {
             continue;
         }
-        let walked = Walk::function(program, index, None);
+        let walked = Walk::function(program, index, None, left.min(MAX_STEPS));
+        left = left.saturating_sub(walked.steps);
         let finite = walked.messages.is_empty();
         messages.extend(walked.messages);
+        if walked.stopped {
+            // What calls it would be as large again.
+            break;
+        }
         if !finite {
             continue;
         }
         let mut bounds = walked.cost.bounds;
         bounds.tokens = walked.cost.tokens();
         let derivation = walked.cost.derivation();
-        messages.extend(over(program, index, &bounds, &derivation));
+        messages.extend(over(program, index, &bounds, &derivation, &mut left));
         rows.push(BoundsRow { strategy: function.name.clone(), bounds, declared: function.within, derivation });
     }
     (rows, messages)
 }
 
 /// Messages about bounds above what is declared.
-fn over(program: &Program, index: usize, bounds: &Bounds, derivation: &[String]) -> Vec<Diagnostic> {
+fn over(program: &Program, index: usize, bounds: &Bounds, derivation: &[String], left: &mut u32) -> Vec<Diagnostic> {
     let function = &program.functions[index];
     let mut messages = Vec::new();
     let name = &function.name;
@@ -76,7 +85,7 @@ fn over(program: &Program, index: usize, bounds: &Bounds, derivation: &[String])
         for line in derivation {
             d = d.note(line.clone());
         }
-        let mut ways = smaller_params(program, index, |b| b.tokens <= limit);
+        let mut ways = smaller(program, index, left, |b| b.tokens <= limit);
         ways.push(format!("tokens: {}", tokens_text(round_up(bounds.tokens))));
         messages.push(d.help(ways.join(", or ")));
     }
@@ -84,7 +93,7 @@ fn over(program: &Program, index: usize, bounds: &Bounds, derivation: &[String])
         let message =
             format!("`{name}` may call models {} times, but declares at most {}", spaced(bounds.calls), spaced(limit));
         let d = Diagnostic::error(codes::E0401, function.within_span, message, "declares less than it may use");
-        let mut ways = smaller_params(program, index, |b| b.calls <= limit);
+        let mut ways = smaller(program, index, left, |b| b.calls <= limit);
         ways.push(format!("calls: {}", bounds.calls));
         messages.push(d.help(ways.join(", or ")));
     }
@@ -108,36 +117,81 @@ fn over(program: &Program, index: usize, bounds: &Bounds, derivation: &[String])
     messages
 }
 
-/// For each parameter with a range: the largest range under which the strategy fits.
-fn smaller_params(program: &Program, index: usize, fits: impl Fn(&Bounds) -> bool) -> Vec<String> {
+/// What would make the strategy fit: for each parameter with a range its largest upper end, for each loop over a range
+/// of literals its most rounds.
+fn smaller(program: &Program, index: usize, left: &mut u32, fits: impl Fn(&Bounds) -> bool) -> Vec<String> {
     let function = &program.functions[index];
+    let mut fits_at = |forced: Forced| {
+        let walked = Walk::function(program, index, Some(forced), (*left).min(MAX_STEPS));
+        *left = left.saturating_sub(walked.steps);
+        let bounds = Bounds { tokens: walked.cost.tokens(), ..walked.cost.bounds };
+        walked.messages.is_empty() && fits(&bounds)
+    };
     let mut ways = Vec::new();
     for (i, param) in function.params.iter().enumerate() {
         let (Some((lo, hi)), Ty::Int | Ty::Tokens) = (param.range, &param.ty) else { continue };
-        let (lo, hi) = (lo as i128, hi as i128);
-        let fits_at = |value: i128| {
-            let walked = Walk::function(program, index, Some((i, value)));
-            let bounds = Bounds { tokens: walked.cost.tokens(), ..walked.cost.bounds };
-            walked.messages.is_empty() && fits(&bounds)
-        };
-        if !fits_at(lo) {
-            continue;
+        let lo = lo as i128;
+        if let Some(most) = largest(lo, hi as i128, |value| fits_at(Forced::Param(i, value))) {
+            ways.push(match param.ty {
+                Ty::Tokens => format!("{} in {}..={}", param.name, shown(lo), shown(most)),
+                _ => format!("{} in {lo}..={most}", param.name),
+            });
         }
-        let (mut good, mut bad) = (lo, hi);
-        while bad - good > 1 {
-            let middle = good + (bad - good) / 2;
-            if fits_at(middle) {
-                good = middle;
-            } else {
-                bad = middle;
-            }
+    }
+    let mut loops = Vec::new();
+    if let Some(body) = &function.body {
+        literal_loops(body, &mut loops);
+    }
+    for (id, lo, hi) in loops {
+        let rounds = |most: i128| Forced::Rounds(id, u64::try_from(most).unwrap_or(0));
+        if let Some(most) = largest(1, hi - lo, |value| fits_at(rounds(value))) {
+            ways.push(format!("{lo}..{}", lo + most));
         }
-        ways.push(match param.ty {
-            Ty::Tokens => format!("{} in {}..={}", param.name, shown(lo), shown(good)),
-            _ => format!("{} in {lo}..={good}", param.name),
-        });
     }
     ways
+}
+
+/// The largest value of `lo..hi` that fits, if the smallest does; `hi` is known not to.
+fn largest(lo: i128, hi: i128, mut fits: impl FnMut(i128) -> bool) -> Option<i128> {
+    if lo >= hi || !fits(lo) {
+        return None;
+    }
+    let (mut good, mut bad) = (lo, hi);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        if fits(middle) {
+            good = middle;
+        } else {
+            bad = middle;
+        }
+    }
+    Some(good)
+}
+
+/// Loops over `lo..hi` in the statements of a body: number, lo, hi.
+fn literal_loops(e: &Expr, loops: &mut Vec<(u32, i128, i128)>) {
+    match &e.kind {
+        ExprKind::For(f) => {
+            if let ExprKind::Prim(Prim::Range, ends) = &f.iter.kind
+                && let [ExprKind::Const(Const::Int(lo)), ExprKind::Const(Const::Int(hi))] =
+                    [&ends[0].kind, &ends[1].kind]
+            {
+                loops.push((e.id, i128::from(*lo), i128::from(*hi)));
+            }
+            literal_loops(&f.body, loops);
+        }
+        ExprKind::Block(stmts, value) => {
+            for stmt in stmts {
+                let (Stmt::Let(_, e) | Stmt::Expr(e)) = stmt;
+                literal_loops(e, loops);
+            }
+            if let Some(value) = value {
+                literal_loops(value, loops);
+            }
+        }
+        ExprKind::Coalesce(a, _) => literal_loops(a, loops),
+        _ => {}
+    }
 }
 
 fn shown(tokens: i128) -> String {
@@ -150,12 +204,12 @@ fn round_up(tokens: u64) -> u64 {
 }
 
 /// What is known of a parameter: its range.
-pub(crate) fn of_param(function: &Function, i: usize, forced: Option<(usize, i128)>) -> value::Value<'static> {
+pub(crate) fn of_param(function: &Function, i: usize, forced: Option<Forced>) -> value::Value<'static> {
     let param = &function.params[i];
     match (&param.ty, param.range) {
         (Ty::Int | Ty::Tokens | Ty::Bytes, Some((lo, hi))) => {
             let hi = match forced {
-                Some((which, value)) if which == i => value,
+                Some(Forced::Param(which, value)) if which == i => value,
                 _ => hi as i128,
             };
             value::Value::Number(value::Number::between(Some(lo as i128), Some(hi)))

@@ -4,26 +4,24 @@
 //! the calls that lead there ([`Facts`]), for `lower` to write them into the program. The walk is capped in steps and
 //! depth, so doubling programs end at once with a message.
 
-use super::cost::{Cost, Term, tokens_text};
+use super::cost::{Cost, Term};
 use super::value::{self, Budget, Closure, Env, Number, POSITION, Value};
 use super::{of_param, unbounded};
 use crate::codes;
 use crate::hir::{
-    Action, ActionKind, Const, Expr, ExprKind, For, Function, FunctionKind, Generate, GenerateKind, Level, Local, Part,
-    Pattern, Prim, Program, Stmt, Ty, WithinBudget,
+    Const, Expr, ExprKind, For, Function, FunctionKind, Local, Part, Pattern, Prim, Program, Stmt, Ty, WithinBudget,
 };
 use ir::diagnostic::{Diagnostic, Span};
-use ir::strategy::Bounds;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-const MAX_STEPS: u32 = 200_000;
+/// Steps of one walk.
+pub(crate) const MAX_STEPS: u32 = 40_000;
 const MAX_DEPTH: u32 = 280;
 /// Rounds of a loop that are followed one by one while its carried value still grows.
 const MAX_ROUNDS: u64 = 256;
 /// Items of a list that a run may hold.
 pub(crate) const MAX_ITEMS: u64 = 1_000_000;
-const RANGE_HELP: &str = "write a number, a constant, or a parameter with a range: `n: Int = 8 in 1..=32`";
 
 /// What the walk found out about a site or loop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +34,15 @@ pub(crate) struct Fact {
     pub(crate) max: u64,
 }
 
+/// A smaller program than the one written, to find out what would fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forced {
+    /// The upper end of a parameter's range.
+    Param(usize, i128),
+    /// The rounds of a loop, by the number of its expression.
+    Rounds(u32, u64),
+}
+
 /// Facts by the calls that lead to an expression, and its number.
 pub(crate) type Facts = BTreeMap<(Vec<u32>, u32), Fact>;
 
@@ -45,28 +52,33 @@ pub(crate) struct Walk<'p> {
     pub(crate) cost: Cost,
     pub(crate) facts: Facts,
     pub(crate) messages: Vec<Diagnostic>,
-    env: Env<'p>,
+    pub(super) env: Env<'p>,
     calls: Vec<u32>,
     breaks: Vec<Value<'p>>,
     returns: Vec<Value<'p>>,
     /// Tokens of the innermost budget, and what is spent of it for certain bookkeeping.
     limit: Option<u64>,
-    spent: u64,
-    steps: u32,
+    pub(super) spent: u64,
+    pub(crate) steps: u32,
+    most: u32,
+    forced: Option<Forced>,
     depth: u32,
-    next_loop: u32,
-    stopped: bool,
+    pub(super) next_loop: u32,
+    pub(crate) stopped: bool,
 }
 
 impl<'p> Walk<'p> {
     /// Walks a function as an entry: its parameters are at the ends of their ranges, one of them possibly forced.
-    pub(crate) fn function(program: &'p Program, index: usize, forced: Option<(usize, i128)>) -> Self {
+    /// It takes at most `most` steps.
+    pub(crate) fn function(program: &'p Program, index: usize, forced: Option<Forced>, most: u32) -> Self {
         let function = &program.functions[index];
         let mut env = BTreeMap::new();
         for (i, param) in function.params.iter().enumerate() {
             env.insert(param.local, of_param(function, i, forced));
         }
         let mut walk = Self::start(program, env, function.within.tokens);
+        walk.most = most;
+        walk.forced = forced;
         if let Some(body) = &function.body {
             let value = walk.eval(body);
             let value = value::join(value, walk.returns.pop().unwrap_or(Value::Nothing));
@@ -88,6 +100,8 @@ impl<'p> Walk<'p> {
             limit,
             spent: 0,
             steps: 0,
+            most: MAX_STEPS,
+            forced: None,
             depth: 0,
             next_loop: 0,
             stopped: false,
@@ -111,20 +125,20 @@ impl<'p> Walk<'p> {
         walk
     }
 
-    fn report(&mut self, d: Diagnostic) {
+    pub(super) fn report(&mut self, d: Diagnostic) {
         if self.messages.len() < 50 && !self.messages.iter().any(|m| m.span == d.span && m.code == d.code) {
             self.messages.push(d);
         }
     }
 
     /// Adds to the cost of the current sequence.
-    fn spend(&mut self, cost: Cost) {
+    pub(super) fn spend(&mut self, cost: Cost) {
         self.spent = self.spent.saturating_add(cost.tokens());
         self.cost.then(cost);
     }
 
     /// Runs `f` on a cost of its own.
-    fn apart<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> (R, Cost) {
+    pub(super) fn apart<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> (R, Cost) {
         let (outer, spent) = (std::mem::take(&mut self.cost), self.spent);
         let result = f(self);
         let cost = std::mem::replace(&mut self.cost, outer);
@@ -132,7 +146,7 @@ impl<'p> Walk<'p> {
         (result, cost)
     }
 
-    fn fact(&mut self, e: &Expr, fact: Fact) {
+    pub(super) fn fact(&mut self, e: &Expr, fact: Fact) {
         let known = self.facts.entry((self.calls.clone(), e.id)).or_default();
         known.rounds = known.rounds.max(fact.rounds);
         known.live = known.live.max(fact.live);
@@ -148,10 +162,10 @@ impl<'p> Walk<'p> {
 
     pub(crate) fn eval(&mut self, e: &'p Expr) -> Value<'p> {
         self.steps += 1;
-        if self.stopped || self.steps > MAX_STEPS || self.depth > MAX_DEPTH {
+        if self.stopped || self.steps > self.most || self.depth > MAX_DEPTH {
             if !self.stopped {
                 self.stopped = true;
-                let (what, limit) = if self.depth > MAX_DEPTH { ("deep", MAX_DEPTH) } else { ("large", MAX_STEPS) };
+                let (what, limit) = if self.depth > MAX_DEPTH { ("deep", MAX_DEPTH) } else { ("large", self.most) };
                 let message = format!("program too {what}: more than {limit} steps when written out in full");
                 self.report(
                     Diagnostic::error(codes::E0305, e.span, message, "the cap is reached here")
@@ -379,7 +393,7 @@ impl<'p> Walk<'p> {
         }
     }
 
-    fn set(&mut self, local: Local, value: Value<'p>) {
+    pub(super) fn set(&mut self, local: Local, value: Value<'p>) {
         Rc::make_mut(&mut self.env).insert(local, value);
     }
 
@@ -536,7 +550,12 @@ impl<'p> Walk<'p> {
 
     fn for_loop(&mut self, e: &'p Expr, f: &'p For) -> Value<'p> {
         let (length, item) = self.eval(&f.iter).list();
-        let rounds = self.rounds(length, &f.iter);
+        let mut rounds = self.rounds(length, &f.iter);
+        if let Some(Forced::Rounds(id, most)) = self.forced
+            && id == e.id
+        {
+            rounds = rounds.min(most);
+        }
         self.fact(e, Fact { rounds, ..Fact::default() });
         self.next_loop += 1;
         let id = self.next_loop;
@@ -671,133 +690,6 @@ impl<'p> Walk<'p> {
                 Value::List(length, Box::new(item))
             }
             Prim::Vote => Value::List(length, Box::new(item)),
-            _ => Value::Any,
-        }
-    }
-
-    fn generate(&mut self, e: &'p Expr, g: &'p Generate) -> Value<'p> {
-        self.eval(&g.model);
-        self.eval(&g.input);
-        let mut known: BTreeMap<&'static str, (Value<'p>, Span)> = BTreeMap::new();
-        for (name, setting) in &g.settings {
-            let value = self.eval(setting);
-            known.insert(name, (value, setting.span));
-        }
-        let max = self.setting_upper(&known, "max", e.span);
-        let (live, what) = match g.kind {
-            GenerateKind::Many => {
-                let n = self.setting_upper(&known, "n", e.span);
-                if known.contains_key("live") {
-                    let live = self.setting_upper(&known, "live", e.span);
-                    if live < n {
-                        let span = known.get("live").map_or(e.span, |k| k.1);
-                        self.report(
-                            Diagnostic::error(
-                                codes::E0303,
-                                span,
-                                format!("`live` is at most {live}, but `n` may be {n}"),
-                                "the first sequences may be more already",
-                            )
-                            .help("raise `live`, or lower the upper end of `n`"),
-                        );
-                    }
-                    (live, Some(format!("live {live}")))
-                } else {
-                    (n, Some(format!("n ({n})")))
-                }
-            }
-            _ => (1, None),
-        };
-        self.fact(e, Fact { live, max, rounds: 0 });
-        let redo = g.rules.iter().flat_map(|r| &r.actions).any(|a| matches!(a.kind, ActionKind::Later("redo", _)));
-        let per_sequence = max.saturating_mul(if redo { 2 } else { 1 });
-        let tokens = live.saturating_mul(per_sequence);
-        let mut factors: Vec<String> = what.into_iter().collect();
-        factors.push(format!("max {}", tokens_text(max)));
-        if redo {
-            factors.push("2 (every step rewritten)".to_owned());
-        }
-        let mut cost = Cost {
-            bounds: Bounds { tokens, calls: live, live, kv_tokens: tokens },
-            pooled: Vec::new(),
-            terms: vec![Term::new(factors, tokens)],
-        };
-        if redo {
-            cost.bounds.calls = cost.bounds.calls.saturating_add(live.saturating_mul(max));
-        }
-        for rule in &g.rules {
-            let item = Value::Any;
-            let var = if rule.level == Level::Set { Value::List(Some(live), Box::new(item)) } else { item };
-            let env = Rc::clone(&self.env);
-            self.set(rule.var, var);
-            let ((), once) = self.apart(|w| {
-                if let Some(when) = &rule.when {
-                    w.eval(when);
-                }
-                rule.actions.iter().for_each(|a| w.action(a));
-            });
-            self.env = env;
-            // A step has at least one token, a set changes at most once per sequence.
-            let times = if rule.level == Level::Step { live.saturating_mul(max) } else { live };
-            self.next_loop += 1;
-            cost.then(once.repeated(times, self.next_loop, "rule"));
-        }
-        self.spend(cost);
-        match g.kind {
-            GenerateKind::Many => Value::List(Some(live), Box::new(Value::Any)),
-            _ => Value::Any,
-        }
-    }
-
-    fn action(&mut self, action: &'p Action) {
-        if let ActionKind::Temperature(e) | ActionKind::Later(_, e) = &action.kind {
-            self.eval(e);
-        }
-    }
-
-    fn setting_upper(&mut self, known: &BTreeMap<&'static str, (Value<'p>, Span)>, name: &str, site: Span) -> u64 {
-        let (value, span) = known.get(name).map_or((&Value::Any, site), |(v, s)| (v, *s));
-        match value.upper() {
-            Some(n) => n.max(1),
-            None => {
-                self.report(unbounded(span, &format!("`{name}`"), RANGE_HELP));
-                1
-            }
-        }
-    }
-
-    fn later(&mut self, e: &'p Expr, name: &str, operands: &'p [(&'static str, Expr)]) -> Value<'p> {
-        let mut values: BTreeMap<&'static str, (Value<'p>, Span)> = BTreeMap::new();
-        for (operand, value) in operands {
-            let known = self.eval(value);
-            values.insert(operand, (known, value.span));
-        }
-        match name {
-            "begin" | "resample" => {
-                let n = self.setting_upper(&values, "n", e.span);
-                let item = values.remove("xs").map_or(Value::Any, |(v, _)| v.list().1);
-                Value::List(Some(n), Box::new(item))
-            }
-            "split" => {
-                let of = |name: &str| match values.get(name) {
-                    Some((Value::Budget(b), _)) => *b,
-                    _ => Budget::default(),
-                };
-                let (whole, keep) = (of("b"), of("keep"));
-                let Some(total) = whole.tokens else {
-                    self.report(unbounded(e.span, "the split budget", "declare `tokens` in `within`"));
-                    return Value::Any;
-                };
-                // What is spent before the split is counted already; the rest is what can be shared.
-                let pool = total.saturating_sub(self.spent).saturating_sub(keep.tokens.unwrap_or(0));
-                let length = values.remove("weights").and_then(|(v, _)| v.list().0);
-                let share = Budget { tokens: Some(pool), calls: None, share: true, index: None };
-                Value::List(length, Box::new(Value::Budget(share)))
-            }
-            "classify" | "nearest" | "per-step scores" => {
-                self.spend(Cost::calls(1));
-                Value::Any
-            }
             _ => Value::Any,
         }
     }

@@ -162,9 +162,8 @@ impl Checker<'_> {
 
     fn call_path(&mut self, path: &[Name], args: &[Arg], span: Span) -> Expr {
         if let [name] = path
-            && let Some(binding) = self.scope.iter_mut().rev().find(|b| b.name == name.text)
+            && let Some(binding) = self.scope.read(&name.text)
         {
-            binding.used = true;
             let (local, ty) = (binding.local, binding.ty.clone());
             return self.apply(local, &ty, name, args, span);
         }
@@ -341,9 +340,8 @@ impl Checker<'_> {
 
     fn named_function(&mut self, path: &[Name], args: &[Ty], span: Span) -> Expr {
         if let [name] = path
-            && let Some(binding) = self.scope.iter_mut().rev().find(|b| b.name == name.text)
+            && let Some(binding) = self.scope.read(&name.text)
         {
-            binding.used = true;
             let (local, ty) = (binding.local, binding.ty.clone());
             let fine = matches!(&ty, Ty::Fn(params, _)
                 if params.len() == args.len() && args.iter().zip(params).all(|(a, p)| types::fits(a, p)));

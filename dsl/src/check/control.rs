@@ -83,7 +83,10 @@ impl Checker<'_> {
         let mut checked = Vec::new();
         for (pattern, value) in arms {
             let mark = self.scope.len();
-            let p = self.pattern_of(pattern, &subject.ty, true);
+            // After an arm for `none` there is a value.
+            let taken =
+                if covered.constants.contains(&Const::None) { types::present(&subject.ty) } else { &subject.ty };
+            let p = self.pattern_of(pattern, &taken.clone(), true);
             if covered.covers(&p, &subject.ty) {
                 self.report(
                     Diagnostic::warning(codes::W0403, pattern.span, "this arm can never be taken", "covered above")
@@ -193,7 +196,7 @@ impl Checker<'_> {
     pub(super) fn labels_of(&self, e: &Expr) -> Option<Vec<String>> {
         match &e.kind {
             ExprKind::Choose(_, _, labels) => self.texts_of(labels),
-            ExprKind::Local(local) => self.scope.iter().rev().find(|b| b.local == *local)?.labels.clone(),
+            ExprKind::Local(local) => self.scope.of(*local)?.labels.clone(),
             _ => None,
         }
     }
@@ -252,7 +255,7 @@ impl Checker<'_> {
             let messages = self.diagnostics.len();
             let calls = self.calls.len();
             let mark = self.scope.len();
-            let used: Vec<bool> = self.scope.iter().map(|b| b.used).collect();
+            let used = self.scope.uses();
             let p = self.pattern_of(pattern, &item, false);
             let local = first.as_ref().map(|(name, _)| self.bind(name, carried.clone()));
             self.place.loops.push(Loop { carries: first.is_some(), broken: Ty::Never });
@@ -264,10 +267,8 @@ impl Checker<'_> {
                 _ => None,
             };
             if let Some(wider) = wider.filter(|w| rounds < 3 && *w != carried) {
-                self.scope.truncate(mark);
-                for (binding, used) in self.scope.iter_mut().zip(used) {
-                    binding.used = used;
-                }
+                self.scope.cut(mark);
+                self.scope.restore_uses(&used);
                 self.diagnostics.truncate(messages);
                 self.calls.truncate(calls);
                 carried = wider;

@@ -73,20 +73,30 @@ impl Checker<'_> {
         if self.too_large {
             return self.broken(e.span);
         }
+        if self.depth >= super::MAX_DEPTH {
+            return self.too_deep(e.span);
+        }
+        self.depth += 1;
+        let checked = self.check_kind(e, expected);
+        self.depth -= 1;
+        checked
+    }
+
+    fn too_deep(&mut self, span: Span) -> Expr {
+        self.too_large = true;
+        let message = format!("nested too deeply: more than {} levels", super::MAX_DEPTH);
+        self.report(
+            Diagnostic::error(codes::E0305, span, message, "the cap is reached here")
+                .help("give a part of it a name with `let`; a chain of operators counts one level a link"),
+        );
+        self.broken(span)
+    }
+
+    fn check_kind(&mut self, e: &ast::Expr, expected: Option<&Ty>) -> Expr {
         let span = e.span;
         match &e.kind {
             A::Literal(literal) => self.literal(literal, expected, span),
-            A::Template(template) => {
-                let parts = self.template(template);
-                let constant = parts.iter().all(|p| matches!(p, Part::Text(_)));
-                let kind = if constant {
-                    let text = parts.iter().map(|p| if let Part::Text(t) = p { t.as_str() } else { "" }).collect();
-                    ExprKind::Const(Const::Text(text))
-                } else {
-                    ExprKind::Template(parts)
-                };
-                self.expr(kind, Ty::Text, span)
-            }
+            A::Template(template) => self.text_with_holes(template, span),
             A::Path(path) => self.path(path, expected, span),
             A::List(items) => self.list(items, expected, span),
             A::Tuple(items) => self.tuple(items, expected, span),
@@ -108,6 +118,18 @@ impl Checker<'_> {
             A::Error => self.broken(span),
             _ => self.control(e, expected),
         }
+    }
+
+    fn text_with_holes(&mut self, template: &ast::Template, span: Span) -> Expr {
+        let parts = self.template(template);
+        let constant = parts.iter().all(|p| matches!(p, Part::Text(_)));
+        let kind = if constant {
+            let text = parts.iter().map(|p| if let Part::Text(t) = p { t.as_str() } else { "" }).collect();
+            ExprKind::Const(Const::Text(text))
+        } else {
+            ExprKind::Template(parts)
+        };
+        self.expr(kind, Ty::Text, span)
     }
 
     /// A block; its names end with it.
@@ -147,7 +169,7 @@ impl Checker<'_> {
                 let start = self.scope.len();
                 let pattern = self.pattern_of(pattern, &value.ty, false);
                 let (labels, precompute) = (self.labels_of(&value), self.precompute_of(&value));
-                if let (Some(binding), Pattern::Bind(_)) = (self.scope.get_mut(start), &pattern) {
+                if let (Some(binding), Pattern::Bind(_)) = (self.scope.nth(start), &pattern) {
                     binding.labels = labels;
                     binding.precompute = precompute;
                 }
@@ -203,7 +225,8 @@ impl Checker<'_> {
                     self.error(codes::E0212, pattern.span, "a `let` or loop cannot be refused", "use `match`");
                 }
                 let value = self.literal(literal, Some(types::present(ty)), pattern.span);
-                if !types::fits(&value.ty, ty) || !types::comparable(ty) {
+                let none = matches!(value.kind, ExprKind::Const(Const::None));
+                if !types::fits(&value.ty, ty) || !(none || types::comparable(ty)) {
                     let message = format!("`{}` is matched against a `{}`", types::show(&value.ty), types::show(ty));
                     self.error(codes::E0212, pattern.span, message, "can never be equal");
                 }
@@ -229,8 +252,7 @@ impl Checker<'_> {
 
     fn path(&mut self, path: &[Name], expected: Option<&Ty>, span: Span) -> Expr {
         if let [name] = path {
-            if let Some(binding) = self.scope.iter_mut().rev().find(|b| b.name == name.text) {
-                binding.used = true;
+            if let Some(binding) = self.scope.read(&name.text) {
                 let (local, ty) = (binding.local, binding.ty.clone());
                 return self.expr(ExprKind::Local(local), ty, span);
             }
@@ -311,7 +333,9 @@ impl Checker<'_> {
         let d = Diagnostic::error(codes::E0201, name.span, format!("`{}` is not defined", name.text), "unknown name");
         let callables: Vec<&str> =
             [Kind::Effect, Kind::Function, Kind::Verifier].into_iter().flat_map(builtins::names).collect();
-        let near = spelling::nearest(&name.text, self.visible_names().into_iter().chain(callables)).map(str::to_owned);
+        let near = spelling::nearest(&name.text, self.visible_names())
+            .or_else(|| spelling::nearest(&name.text, callables))
+            .map(str::to_owned);
         let library = crate::std_files()
             .iter()
             .find(|(_, text)| {
@@ -552,6 +576,18 @@ impl Checker<'_> {
             _ => Prim::Ge,
         };
         let equality = matches!(op, BinOp::Eq | BinOp::Ne);
+        let none = |e: &Expr| matches!(e.kind, ExprKind::Const(Const::None));
+        if equality && (none(&a) || none(&b)) {
+            let value = if none(&a) { b } else { a };
+            if !matches!(value.ty, Ty::Optional(_) | Ty::Never) {
+                return self.no_operator(op, &value.ty, &types::optional(Ty::Never), span);
+            }
+            let is_none = self.expr(ExprKind::Prim(Prim::IsNone, vec![value]), Ty::Bool, span);
+            return match op {
+                BinOp::Eq => is_none,
+                _ => self.expr(ExprKind::Prim(Prim::Not, vec![is_none]), Ty::Bool, span),
+            };
+        }
         let scores = usize::from(a.ty == Ty::Score) + usize::from(b.ty == Ty::Score);
         if scores == 1 && a.ty != Ty::Never && b.ty != Ty::Never {
             self.report(

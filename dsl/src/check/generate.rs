@@ -344,7 +344,7 @@ impl Checker<'_> {
             ExprKind::Call(i, _) if self.program.functions[*i].kind == FunctionKind::Precompute => Some(*i),
             ExprKind::Coalesce(a, _) => self.precompute_of(a),
             ExprKind::Prim(Prim::CtxAdd, operands) => self.precompute_of(operands.first()?),
-            ExprKind::Local(local) => self.scope.iter().rev().find(|b| b.local == *local)?.precompute,
+            ExprKind::Local(local) => self.scope.of(*local)?.precompute,
             _ => None,
         }
     }

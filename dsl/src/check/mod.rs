@@ -14,6 +14,7 @@ mod items;
 mod literals;
 mod modules;
 mod rules;
+mod scope;
 mod signatures;
 mod spelling;
 mod tests_of;
@@ -25,10 +26,13 @@ use crate::hir::{Expr, ExprKind, Local, Program, Ty};
 use ir::diagnostic::{Code, Diagnostic, Severity, Span};
 use ir::strategy::{Level, RoleKind};
 use modules::Module;
+use scope::{Binding, Scope};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Expressions visited before a program is refused as too large.
 const MAX_STEPS: u32 = 400_000;
+/// Expressions inside each other; every level takes stack.
+const MAX_DEPTH: u32 = 256;
 /// Messages after which checking goes on silently.
 const MAX_DIAGNOSTICS: usize = 200;
 
@@ -68,20 +72,6 @@ enum Def {
     Builtin(&'static str),
     /// Reported already.
     Broken,
-}
-
-/// A name in scope inside a body.
-#[derive(Clone, Debug)]
-struct Binding {
-    name: String,
-    local: Local,
-    ty: Ty,
-    span: Span,
-    used: bool,
-    /// Labels of the choice it holds, when they are known.
-    labels: Option<Vec<String>>,
-    /// The precompute whose result it holds.
-    precompute: Option<usize>,
 }
 
 /// A record or enum of some file.
@@ -139,11 +129,12 @@ struct Checker<'a> {
     consts: Vec<ConstItem>,
     /// Functions called by functions: caller, callee, place.
     calls: Vec<(usize, usize, Span)>,
-    scope: Vec<Binding>,
+    scope: Scope,
     place: Place,
     module: usize,
     next_local: u32,
     next_expr: u32,
+    depth: u32,
     too_large: bool,
 }
 
@@ -159,11 +150,12 @@ impl<'a> Checker<'a> {
             types: Vec::new(),
             consts: Vec::new(),
             calls: Vec::new(),
-            scope: Vec::new(),
+            scope: Scope::default(),
             place: Place::default(),
             module: 0,
             next_local: 0,
             next_expr: 0,
+            depth: 0,
             too_large: false,
         }
     }
@@ -239,7 +231,7 @@ impl<'a> Checker<'a> {
 
     /// Ends the scope that began at `mark`; names never read are reported.
     fn leave(&mut self, mark: usize) {
-        for binding in self.scope.split_off(mark.min(self.scope.len())) {
+        for binding in self.scope.cut(mark) {
             if !binding.used && !binding.name.starts_with('_') && !self.too_large {
                 self.report(
                     Diagnostic::warning(
@@ -261,7 +253,7 @@ impl<'a> Checker<'a> {
 
     /// Ends a scope without a word about unused names.
     fn leave_silently(&mut self, mark: usize) {
-        self.scope.truncate(mark);
+        self.scope.cut(mark);
     }
 
     /// The source text of a place in the file being checked.
@@ -272,7 +264,7 @@ impl<'a> Checker<'a> {
 
     /// Everything that could be meant by a single name here.
     fn visible_names(&self) -> BTreeSet<&str> {
-        let locals = self.scope.iter().map(|b| b.name.as_str());
+        let locals = self.scope.names();
         let items = self.modules[self.module].names.keys().map(String::as_str);
         locals.chain(items).collect()
     }

@@ -53,7 +53,7 @@ impl Checker<'_> {
             let message = format!("`{name}` binds one name");
             self.error(codes::E0205, extra.span, message, "one too many");
         }
-        let outer = std::mem::replace(&mut self.place.level, Some(level));
+        let outer = self.place.level.replace(level);
         let loops = std::mem::take(&mut self.place.loops);
         let result = self.place.result.take();
         let when = rule.when.as_ref().map(|w| self.check_as(w, &Ty::Bool));

@@ -91,7 +91,13 @@ impl<'p> Lower<'p> {
                 self.refuse(codes::E0902, e.span, what, help);
                 NOWHERE
             }
-            ExprKind::Lambda(..) | ExprKind::Error => NOWHERE,
+            ExprKind::Lambda(..) => NOWHERE,
+            ExprKind::Error => {
+                let message = "the program has errors and was lowered all the same";
+                let d = ir::diagnostic::Diagnostic::error(codes::E0204, e.span, message, "did not check");
+                self.errors.push(d.help("check the program first and mend what is reported"));
+                NOWHERE
+            }
             _ => return self.control(e, false),
         })
     }

@@ -10,7 +10,7 @@ mod later;
 mod sites;
 mod tests_of;
 
-use crate::bounds::walk::{Fact, Facts, Walk};
+use crate::bounds::walk::{Fact, Facts, MAX_STEPS, Walk};
 use crate::check::types;
 use crate::codes;
 use crate::hir::{Const, Expr, Function, Local, Prim, Program, RoleBinding};
@@ -52,7 +52,7 @@ pub fn tests(program: &Program) -> Vec<Result<Test, Vec<Diagnostic>>> {
 /// Lowers a strategy by its number.
 fn lower_function(program: &Program, index: usize) -> Result<Strategy, Vec<Diagnostic>> {
     let function = &program.functions[index];
-    let walk = Walk::function(program, index, None);
+    let walk = Walk::function(program, index, None, MAX_STEPS);
     if !walk.messages.is_empty() {
         return Err(walk.messages);
     }
