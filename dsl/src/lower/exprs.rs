@@ -121,7 +121,9 @@ impl<'p> Lower<'p> {
             }
         }
         let number = number_of(&mut self.roles, index);
-        self.emit(Op::Model(number))
+        let var = self.emit(Op::Model(number));
+        self.models.insert(var, index);
+        var
     }
 
     /// Texts and holes; constant holes become text.

@@ -112,6 +112,8 @@ struct Lower<'p> {
     tunables: Vec<usize>,
     /// Variables that hold a `Budget(…)`, with its parts.
     budgets: BTreeMap<Var, Vec<(String, Var)>>,
+    /// Variables that hold a model role.
+    models: BTreeMap<Var, usize>,
     vars: u32,
     sites: u32,
     streams: u32,
@@ -137,6 +139,7 @@ impl<'p> Lower<'p> {
             roles: Vec::new(),
             tunables: Vec::new(),
             budgets: BTreeMap::new(),
+            models: BTreeMap::new(),
             vars: 0,
             sites: 0,
             streams: 0,

@@ -5,7 +5,7 @@
 
 use super::{Lower, NOWHERE, later};
 use crate::codes;
-use crate::hir::{ActionKind, Expr, ExprKind, Format, Generate, GenerateKind, Level, Rule};
+use crate::hir::{ActionKind, Capability, Expr, ExprKind, Format, Generate, GenerateKind, Level, Rule};
 use ir::strategy::{self as ir_strategy, Action, Op, Region, Var};
 
 impl<'p> Lower<'p> {
@@ -64,6 +64,7 @@ impl<'p> Lower<'p> {
         };
         let model = self.operand(&g.model);
         let ctx = self.operand(&g.input);
+        self.needs_logits(g, model);
         let mut settings = std::collections::BTreeMap::new();
         for (name, value) in &g.settings {
             settings.insert(*name, self.operand(value));
@@ -93,6 +94,28 @@ impl<'p> Lower<'p> {
             format,
             rules,
         })))
+    }
+
+    /// A model that came in through a parameter is known only here: token rules need its distributions.
+    fn needs_logits(&mut self, g: &Generate, model: Var) {
+        let Some(role) = self.models.get(&model).map(|i| &self.program.roles[*i]) else { return };
+        let Some(rule) = g.rules.iter().find(|r| r.level == Level::Token) else { return };
+        if role.needs.contains(&Capability::Logits) || matches!(g.model.kind, ExprKind::Role(_)) {
+            return;
+        }
+        let message = format!("`{}` does not promise token distributions", role.name);
+        let text = if role.needs.is_empty() { " needs logits" } else { ", logits" };
+        let insert = ir::diagnostic::Span { start: role.needs_end.end, ..role.needs_end };
+        let d = ir::diagnostic::Diagnostic::error(
+            codes::E0207,
+            rule.span,
+            message,
+            "this rule needs the capability `logits`",
+        )
+        .related(role.span, "declared here")
+        .help("ask for it in the declaration")
+        .fix("ask for the capability", insert, text);
+        self.errors.push(d);
     }
 
     fn rule(&mut self, rule: &'p Rule) -> Option<ir_strategy::Rule> {
