@@ -87,7 +87,10 @@ impl Loaded {
             rest = tail;
             at += size as u64;
         }
+        gguf.read_ahead();
         weights::load_all(&gguf, &program.weights, parts, threads.max(1))?;
+        // Only the embedding is read again; what was copied need not be in memory twice.
+        gguf.release_pages();
         let repack_seconds = start.elapsed().as_secs_f64();
         let (model, program) = (model.clone(), program.clone());
         Ok(Arc::new(Self {

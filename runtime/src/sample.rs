@@ -5,6 +5,7 @@
 //! of a [`Key`], so a token does not depend on what else is in the batch. Log-probabilities are those of the model's own
 //! distribution: before temperature and filters. Nothing here knows sequences, prompts or stopping.
 
+use crate::device::cpu::widest;
 use crate::model::Row;
 use std::cmp::Ordering;
 
@@ -123,12 +124,18 @@ impl Sampler {
         self.weights.clear();
         self.weights.resize(row.logits.len(), 0.0);
         self.blocks.clear();
-        for (weights, logits) in self.weights.chunks_mut(BLOCK).zip(row.logits.chunks(BLOCK)) {
-            for (w, x) in weights.iter_mut().zip(logits) {
-                *w = exp((*x - row.max) * scale);
-            }
-            self.blocks.push(sum(weights));
-        }
+        let (all, blocks) = (&mut self.weights, &mut self.blocks);
+        widest(
+            #[inline(always)]
+            || {
+                for (weights, logits) in all.chunks_mut(BLOCK).zip(row.logits.chunks(BLOCK)) {
+                    for (w, x) in weights.iter_mut().zip(logits) {
+                        *w = exp((*x - row.max) * scale);
+                    }
+                    blocks.push(sums(weights, |w| [w, 0.0])[0]);
+                }
+            },
+        );
         self.blocks.iter().sum()
     }
 
@@ -167,7 +174,13 @@ impl Sampler {
             return;
         }
         // The mass that top-p counts: of all tokens, or of those that top-k leaves.
-        let all = if k < row.logits.len() { None } else { Some(self.weigh(row, scale)) };
+        let all = if k < row.logits.len() {
+            None
+        } else if scale == 1.0 {
+            Some(f64::from(row.log_z - row.max).exp())
+        } else {
+            Some(self.weigh(row, scale))
+        };
         let mut depth = 6.0_f32;
         loop {
             // −inf logits never come back: the first gathering without a floor takes all that can be chosen.
@@ -202,8 +215,11 @@ impl Sampler {
     fn gather(&mut self, row: &Row<'_>, scale: f32, threshold: f32) {
         self.candidates.clear();
         for (block, logits) in row.logits.chunks(BLOCK).enumerate() {
-            // Most blocks have none: this test is a plain loop over the block.
-            let best = logits.iter().fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m });
+            // Most blocks have none: this test is a vector loop.
+            let best = widest(
+                #[inline(always)]
+                || highest(logits),
+            );
             if (best - row.max) * scale < threshold || best == f32::NEG_INFINITY {
                 continue;
             }
@@ -291,21 +307,21 @@ pub fn top_tokens(row: &Row<'_>, k: usize) -> Vec<(u32, f32)> {
 /// −∞ count as impossible. A row without any possible token is not sound.
 #[must_use]
 pub fn measure(logits: &[f32]) -> Row<'_> {
-    let (mut max, mut argmax) = (f32::NEG_INFINITY, 0);
-    for (i, x) in logits.iter().enumerate() {
-        if *x > max {
-            (max, argmax) = (*x, i as u32);
-        }
-    }
-    let (mut z, mut weighted) = (0.0_f64, 0.0_f64);
-    for x in logits {
-        if *x > f32::NEG_INFINITY || x.is_nan() {
-            let below = f64::from(*x) - f64::from(max);
-            let w = below.exp();
-            z += w;
-            weighted += w * below;
-        }
-    }
+    let (max, [z, weighted]) = widest(
+        #[inline(always)]
+        || {
+            let max = highest(logits);
+            // A distance of −100 has weight 0, and keeps −∞ from making 0 · ∞; NaN is kept.
+            let below = |x: f32| if x - max < -100.0 { -100.0 } else { x - max };
+            let terms = |x: f32| {
+                let d = below(x);
+                let w = if d.is_nan() { d } else { exp(d) };
+                [w, w * d]
+            };
+            (max, sums(logits, terms))
+        },
+    );
+    let argmax = logits.iter().position(|x| *x == max).unwrap_or(0) as u32;
     let log_z = f64::from(max) + z.ln();
     let entropy = (z.ln() - weighted / z).max(0.0);
     Row { logits, max, log_z: log_z as f32, entropy: entropy as f32, argmax }
@@ -320,54 +336,69 @@ pub fn top1(row: &Row<'_>) -> f32 {
 /// Probability of the first minus the second token.
 #[must_use]
 pub fn margin(row: &Row<'_>) -> f32 {
-    let mut second = f32::NEG_INFINITY;
-    for (i, x) in row.logits.iter().enumerate() {
-        if *x > second && i != row.argmax as usize {
-            second = *x;
-        }
-    }
+    let (before, rest) = row.logits.split_at((row.argmax as usize).min(row.logits.len()));
+    let second = widest(
+        #[inline(always)]
+        || highest(before).max(highest(rest.get(1..).unwrap_or(&[]))),
+    );
     top1(row) - (second - row.log_z).exp()
 }
 
 /// Variance of the surprise, nats².
 #[must_use]
 pub fn varentropy(row: &Row<'_>) -> f32 {
-    let (mut first, mut second) = (0.0_f64, 0.0_f64);
-    for logits in row.logits.chunks(BLOCK) {
-        let (mut a, mut b) = ([0.0_f32; 16], [0.0_f32; 16]);
-        let mut add = |lane: usize, x: f32| {
-            // Around the entropy, so that the difference of the two sums below loses nothing.
-            let surprise = (row.log_z - x) - row.entropy;
-            let p = exp(x - row.log_z);
-            let t = if p > 0.0 { p * surprise } else { 0.0 };
-            a[lane] += t;
-            b[lane] += if p > 0.0 { t * surprise } else { 0.0 };
-        };
-        let mut lanes = logits.chunks_exact(16);
-        for chunk in &mut lanes {
-            for (lane, x) in chunk.iter().enumerate() {
-                add(lane, *x);
-            }
-        }
-        for x in lanes.remainder() {
-            add(0, *x);
-        }
-        first += f64::from(a.iter().sum::<f32>());
-        second += f64::from(b.iter().sum::<f32>());
-    }
+    let [first, second] = widest(
+        #[inline(always)]
+        || {
+            sums(row.logits, |x| {
+                // Tokens of probability 0 count nothing, however large their surprise.
+                let log_p = if x - row.log_z > -100.0 { x - row.log_z } else { -100.0 };
+                // Around the entropy, so that the difference of the two sums below loses nothing.
+                let surprise = -log_p - row.entropy;
+                let t = exp(log_p) * surprise;
+                [t, t * surprise]
+            })
+        },
+    );
     (second - first * first).max(0.0) as f32
 }
 
-/// Sum of weights, in sixteen lanes so that it is a vector loop.
-fn sum(weights: &[f32]) -> f64 {
-    let mut lanes = [0.0_f32; 16];
-    let mut chunks = weights.chunks_exact(16);
-    for chunk in &mut chunks {
-        for (lane, w) in lanes.iter_mut().zip(chunk) {
-            *lane += w;
+/// Sums of two terms per value: sixteen lanes within a block, so that it is a vector loop, f64 from block to block.
+#[inline(always)]
+fn sums(values: &[f32], terms: impl Fn(f32) -> [f32; 2]) -> [f64; 2] {
+    let mut total = [0.0_f64; 2];
+    for block in values.chunks(BLOCK) {
+        let (mut a, mut b) = ([0.0_f32; 16], [0.0_f32; 16]);
+        let (lanes, rest) = block.as_chunks::<16>();
+        for chunk in lanes {
+            for lane in 0..16 {
+                let [x, y] = terms(chunk[lane]);
+                a[lane] += x;
+                b[lane] += y;
+            }
+        }
+        for x in rest {
+            let [x, y] = terms(*x);
+            a[0] += x;
+            b[0] += y;
+        }
+        total[0] += a.iter().map(|x| f64::from(*x)).sum::<f64>();
+        total[1] += b.iter().map(|x| f64::from(*x)).sum::<f64>();
+    }
+    total
+}
+
+/// The largest value, −∞ of none; NaN counts nothing.
+#[inline(always)]
+fn highest(values: &[f32]) -> f32 {
+    let mut best = [f32::NEG_INFINITY; 16];
+    let (lanes, rest) = values.as_chunks::<16>();
+    for chunk in lanes {
+        for lane in 0..16 {
+            best[lane] = if chunk[lane] > best[lane] { chunk[lane] } else { best[lane] };
         }
     }
-    lanes.iter().chain(chunks.remainder()).map(|w| f64::from(*w)).sum()
+    best.iter().chain(rest).fold(f32::NEG_INFINITY, |m, x| if *x > m { *x } else { m })
 }
 
 /// `e^x` for `x ≤ 0` to about 2 ulp, 0 below −87; plain arithmetic that compilers turn into vector code.

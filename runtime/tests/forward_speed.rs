@@ -6,7 +6,8 @@ mod forward_setup;
 
 use forward_setup::{SMOLLM2, load, model, schedule};
 use inferc_runtime::forward::LocalModel;
-use inferc_runtime::model::{Append, LanguageModel, SeqId, Wanted};
+use inferc_runtime::model::{Append, LanguageModel, Row, SeqId, Wanted};
+use inferc_runtime::sample::{Key, Sampler, Sampling, margin, measure, philox, top_tokens, varentropy};
 use ir::plan::PrefixMode;
 use ir::schedule::{ModelSchedule, Prologue};
 use std::time::Instant;
@@ -113,5 +114,41 @@ fn speed() {
             print_profile(&mut model, 24);
             branches.into_iter().chain([root]).for_each(|s| model.free(s));
         }
+    }
+}
+
+#[test]
+#[ignore = "a measurement, meaningful in release on a quiet machine"]
+fn sampling() {
+    for vocab in [49_152_u32, 151_936] {
+        // Logits like a model's: most tokens far below a few good ones.
+        let noise = |i: u32| philox([i, 0, 0, 0], [1, 2])[0] as f32 / u32::MAX as f32;
+        let logits: Vec<f32> = (0..vocab).map(|i| 8.0 * noise(i) + 14.0 * noise(i + vocab).powi(40)).collect();
+        let row = measure(&logits);
+        let plain = Sampling::default();
+        let mut sampler = Sampler::default();
+        for (name, how) in [
+            ("greedy", Sampling { temperature: 0.0, ..plain }),
+            ("temperature 0.8", Sampling { temperature: 0.8, ..plain }),
+            ("top-p 0.95", Sampling { top_p: 0.95, ..plain }),
+            ("top-k 40", Sampling { top_k: 40, ..plain }),
+            ("min-p 0.05", Sampling { min_p: 0.05, ..plain }),
+        ] {
+            let mut position = 0;
+            let t = times(200, || {
+                position += 1;
+                let key = Key { seed: 1, stream: 0, sequence: 0, position, draw: 0 };
+                assert!(sampler.sample(&row, &how, key).is_some());
+            });
+            eprintln!("{vocab} tokens, {name}: {:.1} µs", t[t.len() / 2] * 1e6);
+        }
+        for (name, f) in [("varentropy", varentropy as fn(&Row<'_>) -> f32), ("margin", margin)] {
+            let t = times(200, || assert!(f(&row).is_finite()));
+            eprintln!("{vocab} tokens, {name}: {:.1} µs", t[t.len() / 2] * 1e6);
+        }
+        let t = times(200, || assert_eq!(top_tokens(&row, 8).len(), 8));
+        eprintln!("{vocab} tokens, top 8: {:.1} µs", t[t.len() / 2] * 1e6);
+        let t = times(50, || assert!(measure(&logits).is_sound()));
+        eprintln!("{vocab} tokens, measure: {:.1} µs", t[t.len() / 2] * 1e6);
     }
 }

@@ -384,6 +384,32 @@ fn pin(cpu: usize) {
     }
 }
 
+/// Runs `f` compiled for the widest vectors of this machine, as far as it is inlined; the results are the same bits.
+#[inline(always)]
+pub fn widest<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn avx2<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        fn avx512<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        let isa = super::probe::isa();
+        if isa.avx512 {
+            // SAFETY: the machine has what the function was compiled for.
+            return unsafe { avx512(f) };
+        }
+        if isa.avx2 {
+            // SAFETY: as above.
+            return unsafe { avx2(f) };
+        }
+    }
+    f()
+}
+
 /// Sleeps while `word` is `old`; may return early.
 pub(super) fn futex_wait(word: &AtomicU32, old: u32) {
     // SAFETY: the address is that of a live, aligned 32-bit word; no timeout.
