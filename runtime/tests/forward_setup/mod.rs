@@ -64,21 +64,21 @@ pub(crate) fn load(file: &str, schedule: &ModelSchedule) -> Option<Arc<Loaded>> 
         eprintln!("skipped: no {}; run scripts/demo or point INFERC_MODELS at the models", path.display());
         return None;
     }
-    let gguf = Arc::new(Gguf::open(&path).expect("a model file"));
+    let gguf = Gguf::open(&path).expect("a model file");
+    let loaded = compile(gguf, schedule, backend);
+    eprintln!("{file}: {:.1} MB of weights in {:.3} s", loaded.weight_bytes() as f64 / 1e6, loaded.repack_seconds);
+    Some(loaded)
+}
+
+/// A model compiled and loaded.
+pub(crate) fn compile(gguf: Gguf, schedule: &ModelSchedule, backend: Backend) -> Arc<Loaded> {
     let model = gguf.model().expect("a supported model");
     let program = codegen::lower::program(&model, schedule).expect("lowers");
     let start = std::time::Instant::now();
     let code = codegen::emit(&program.kernels, schedule.isa, backend).expect("compiles");
     let compiled = start.elapsed().as_secs_f64();
-    let loaded = Loaded::load(gguf, &model, &program, &code, 2).expect("loads");
-    eprintln!(
-        "{file}: {} kernels, {} bytes of code in {compiled:.2} s; {:.1} MB of weights in {:.3} s",
-        program.kernels.len(),
-        code.bytes.len(),
-        loaded.weight_bytes() as f64 / 1e6,
-        loaded.repack_seconds
-    );
-    Some(loaded)
+    eprintln!("{} kernels, {} bytes of code in {compiled:.2} s", program.kernels.len(), code.bytes.len());
+    Loaded::load(Arc::new(gguf), &model, &program, &code, 2).expect("loads")
 }
 
 /// A user of a loaded model.

@@ -1,0 +1,209 @@
+//! The forward pass on tiny models that the tests write themselves: random histories of forks, appends and truncations
+//! give the bits of every sequence computed alone, also beside a sequence of NaNs. Needs a compiled back end, no files.
+
+mod files_writer;
+mod forward_setup;
+
+use codegen::Backend;
+use files_writer::{Writer, ggml_code};
+use forward_setup::{Kept, backend, compile, model, schedule, step};
+use inferc_runtime::forward::{Loaded, LocalModel};
+use inferc_runtime::gguf::Gguf;
+use inferc_runtime::model::{LanguageModel, SeqId, Wanted};
+use inferc_runtime::sample::philox;
+use ir::plan::PrefixMode;
+use ir::schedule::ModelSchedule;
+use ir::tensor::DType;
+use std::sync::Arc;
+
+const VOCAB: u32 = 96;
+/// Its embedding is NaN.
+const POISON: u32 = 7;
+
+/// Random numbers from a counter.
+struct Random(u32);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 += 1;
+        philox([self.0, 0, 0, 0], [5, 17])[0]
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.next() as usize % n
+    }
+
+    fn tokens(&mut self, n: usize) -> Vec<u32> {
+        (0..n).map(|_| 10 + self.next() % (VOCAB - 10)).collect()
+    }
+}
+
+/// A model file of two layers; `arch` is `llama` or `qwen2`.
+fn tiny(arch: &str) -> Gguf {
+    let (hidden, heads, kv_heads, dim, ffn) = (128_u64, 4_u64, 2_u64, 32_u64, 192_u64);
+    let mut random = Random(0);
+    let mut values = |n: u64, scale: f32| -> Vec<f32> {
+        (0..n).map(|_| (random.next() as f32 / u32::MAX as f32 - 0.5) * 2.0 * scale).collect()
+    };
+    let f32s = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
+    let key = |k: &str| format!("{arch}.{k}");
+    let names: Vec<String> = (0..VOCAB).map(|i| format!("t{i}")).collect();
+    let mut w = Writer::new()
+        .str("general.architecture", arch)
+        .strings("tokenizer.ggml.tokens", &names.iter().map(String::as_str).collect::<Vec<_>>())
+        .u32(&key("block_count"), 2)
+        .u32(&key("embedding_length"), hidden as u32)
+        .u32(&key("attention.head_count"), heads as u32)
+        .u32(&key("attention.head_count_kv"), kv_heads as u32)
+        .u32(&key("feed_forward_length"), ffn as u32)
+        .u32(&key("context_length"), 4096)
+        .f32(&key("attention.layer_norm_rms_epsilon"), 1e-5)
+        .f32(&key("rope.freq_base"), 10_000.0);
+    let mut embedding = values(u64::from(VOCAB) * hidden, 1.0);
+    embedding[POISON as usize * hidden as usize..][..hidden as usize].fill(f32::NAN);
+    w = w.tensor("token_embd.weight", &[hidden, u64::from(VOCAB)], ggml_code(DType::F32), &f32s(&embedding));
+    // Q8_0 blocks: an f16 scale, then 32 signed bytes.
+    let mut matrix = |w: Writer, name: &str, k: u64, n: u64| {
+        let bytes: Vec<u8> = values(k * n, 127.0)
+            .chunks(32)
+            .flat_map(|b| {
+                let scale = half::f16::from_f32(0.0012).to_le_bytes();
+                scale.into_iter().chain(b.iter().map(|x| (*x as i8) as u8)).collect::<Vec<_>>()
+            })
+            .collect();
+        w.tensor(name, &[k, n], ggml_code(DType::Q8_0), &bytes)
+    };
+    w = matrix(w, "output.weight", hidden, u64::from(VOCAB));
+    let ones = f32s(&vec![1.0; hidden as usize]);
+    w = w.tensor("output_norm.weight", &[hidden], ggml_code(DType::F32), &ones);
+    for layer in 0..2 {
+        let at = |name: &str| format!("blk.{layer}.{name}");
+        for norm in ["attn_norm.weight", "ffn_norm.weight"] {
+            w = w.tensor(&at(norm), &[hidden], ggml_code(DType::F32), &ones);
+        }
+        for (name, k, n) in [
+            ("attn_q.weight", hidden, heads * dim),
+            ("attn_k.weight", hidden, kv_heads * dim),
+            ("attn_v.weight", hidden, kv_heads * dim),
+            ("attn_output.weight", heads * dim, hidden),
+            ("ffn_gate.weight", hidden, ffn),
+            ("ffn_up.weight", hidden, ffn),
+            ("ffn_down.weight", ffn, hidden),
+        ] {
+            w = matrix(w, &at(name), k, n);
+        }
+        if arch == "qwen2" {
+            for (name, n) in
+                [("attn_q.bias", heads * dim), ("attn_k.bias", kv_heads * dim), ("attn_v.bias", kv_heads * dim)]
+            {
+                let bias: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin() * 0.5).collect();
+                w = w.tensor(&at(name), &[n], ggml_code(DType::F32), &f32s(&bias));
+            }
+        }
+    }
+    Gguf::from_bytes("tiny", w.build()).expect("a model file")
+}
+
+fn load(arch: &str, backend: Backend) -> Arc<Loaded> {
+    let schedule = ModelSchedule { max_rows: 48, max_head_rows: 5, attend_rows: 4, row_block: 4, ..schedule() };
+    compile(tiny(arch), &schedule, backend)
+}
+
+fn bits(row: &Kept) -> Vec<u32> {
+    row.logits.iter().chain(&row.stats).map(|x| x.to_bits()).collect()
+}
+
+/// The last row of a history computed alone, in one append.
+fn alone(plain: &mut LocalModel, tokens: &[u32]) -> Kept {
+    let seq = plain.create().expect("a sequence");
+    let row = step(plain, &[(seq, tokens, Wanted::Last)]).remove(0);
+    plain.free(seq);
+    row
+}
+
+fn random_histories(arch: &str, rounds: usize, seed: u32) {
+    let Some(backend) = backend() else { return };
+    let loaded = load(arch, backend);
+    let mut plain = model(&loaded, 1, 400);
+    let mut busy = model(&loaded, 3, 400);
+    let mut random = Random(seed);
+    let mut held: Vec<(SeqId, Vec<u32>)> = Vec::new();
+    let prefix = random.tokens(530);
+    for round in 0..rounds {
+        busy.set_prefix_mode([PrefixMode::Cascade, PrefixMode::Shared, PrefixMode::Copied][random.below(3)]);
+        // A poisoned sequence comes, takes part in the step below and leaves dirty pages behind.
+        let poisoned = (round % 2 == 0).then(|| busy.create().expect("a sequence"));
+        if held.len() < 6 {
+            let (seq, tokens) = match random.below(held.len() + 1) {
+                0 => (busy.create().expect("a sequence"), Vec::new()),
+                i => (busy.fork(held[i - 1].0).expect("a fork"), held[i - 1].1.clone()),
+            };
+            held.push((seq, tokens));
+        }
+        if random.below(3) == 0 {
+            let i = random.below(held.len());
+            let len = random.below(held[i].1.len() + 1);
+            busy.truncate(held[i].0, len).expect("it exists");
+            held[i].1.truncate(len);
+        }
+        let mut new: Vec<Vec<u32>> = Vec::new();
+        for (_, tokens) in &held {
+            // Long common starts now and then, so that whole chunks are shared.
+            let n = 1 + random.below(20);
+            new.push(if tokens.is_empty() && random.below(2) == 0 { prefix.clone() } else { random.tokens(n) });
+        }
+        let poison = [11, POISON, 12, POISON];
+        let mut appends: Vec<(SeqId, &[u32], Wanted)> =
+            held.iter().zip(&new).map(|((seq, _), t)| (*seq, &t[..], Wanted::Last)).collect();
+        let place = random.below(appends.len() + 1);
+        if let Some(seq) = poisoned {
+            appends.insert(place, (seq, &poison, Wanted::Last));
+        }
+        let mut rows = step(&mut busy, &appends);
+        if let Some(seq) = poisoned {
+            let row = rows.remove(place);
+            assert!(!row.stats[1].is_finite(), "the poisoned row is recognised: {:?}", row.stats);
+            busy.free(seq);
+        }
+        for (((_, tokens), new), row) in held.iter_mut().zip(new).zip(&rows) {
+            tokens.extend(new);
+            assert!(bits(row) == bits(&alone(&mut plain, tokens)), "{arch}, round {round}: {} tokens", tokens.len());
+        }
+        if held.len() == 6 || held.iter().map(|h| h.1.len()).sum::<usize>() > 2500 {
+            let (seq, _) = held.swap_remove(random.below(held.len()));
+            busy.free(seq);
+        }
+    }
+    held.into_iter().for_each(|(seq, _)| busy.free(seq));
+    assert_eq!((busy.kv_bytes(), plain.kv_bytes()), (0, 0));
+}
+
+#[test]
+fn llama_histories() {
+    random_histories("llama", 60, 1000);
+}
+
+#[test]
+fn qwen2_histories() {
+    random_histories("qwen2", 60, 5000);
+}
+
+#[test]
+fn poison_in_a_shared_page_stays_with_its_owner() {
+    let Some(backend) = backend() else { return };
+    let loaded = load("llama", backend);
+    let mut plain = model(&loaded, 1, 50);
+    let mut model = model(&loaded, 2, 50);
+    let tokens = Random(9).tokens(21);
+    let parent = model.create().expect("a sequence");
+    step(&mut model, &[(parent, &tokens[..20], Wanted::None)]);
+    // The parent writes NaNs behind the fork's end, the fork shares the page, then both go back and on.
+    step(&mut model, &[(parent, &[POISON, POISON], Wanted::None)]);
+    let child = model.fork(parent).expect("a fork");
+    model.truncate(child, 20).expect("it exists");
+    let mut row = step(&mut model, &[(child, &tokens[20..], Wanted::Last)]).remove(0);
+    assert!(bits(&row) == bits(&alone(&mut plain, &tokens)), "the fork");
+    model.truncate(parent, 20).expect("it exists");
+    row = step(&mut model, &[(parent, &tokens[20..], Wanted::Last)]).remove(0);
+    assert!(bits(&row) == bits(&alone(&mut plain, &tokens)), "the parent");
+}
