@@ -13,7 +13,7 @@ use runtime::exec::{ChatMessage, Fired, TextCodec, TokenRules};
 use runtime::forward::{Loaded, LocalModel, Options};
 use runtime::gguf::Gguf;
 use runtime::session::{Engine, RoleModel, Session};
-use runtime::tokenizer::Tokenizer;
+use runtime::tokenizer::{TokenKind, Tokenizer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -73,7 +73,11 @@ impl TextCodec for Codec {
     }
 
     fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.tokenizer.token_bytes(id))
+        // Control tokens are no text: a sampled one must not show in answers or count inside enforced formats.
+        match self.tokenizer.kind(id) {
+            Some(TokenKind::Control) => Cow::Borrowed(&[]),
+            _ => Cow::Borrowed(self.tokenizer.token_bytes(id)),
+        }
     }
 
     fn end_tokens(&self) -> &[u32] {

@@ -125,7 +125,7 @@ fn kernels(
     backend: Backend,
     cache: Option<&Cache>,
 ) -> Result<()> {
-    let shape = Shape { layers: 2, hidden: 512, heads: 9, kv_heads: 3, ffn: 1536, vocab: 2048, context: 4096, dtype };
+    let shape = Shape { layers: 2, hidden: 512, heads: 8, kv_heads: 2, ffn: 1536, vocab: 2048, context: 4096, dtype };
     let gguf = Arc::new(Gguf::from_bytes("synthetic", gguf(shape))?);
     let model = gguf.model()?;
     let mut per_rows: Vec<(u32, f64, f64)> = Vec::new();

@@ -60,7 +60,7 @@ pub fn text(diagnostics: &[Diagnostic], sources: &Sources, color: bool) -> Strin
         if let Some(fix) = &d.fix {
             report = report.with_help(format!("{}: `{}`", fix.title, fix.text.trim()));
         }
-        if let Some(help) = &d.help {
+        if let Some(help) = d.help.as_ref().filter(|h| d.fix.as_ref().is_none_or(|f| f.title != **h)) {
             report = report.with_help(help);
         }
         for note in &d.notes {
