@@ -21,7 +21,7 @@ pub struct Plan {
     pub decisions: Vec<Decision>,
     /// Predicted cost of one run with default parameters.
     pub cost: Cost,
-    /// Predicted cost by operator, in the order of execution.
+    /// Predicted cost by operator: consumers first, what they consume below them and deeper.
     pub operators: Vec<OperatorCost>,
     /// Name of the target it was planned for.
     pub target: String,

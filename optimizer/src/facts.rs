@@ -3,8 +3,10 @@
 //!
 //! An abstract walk over the region skeleton; unknown numbers become their static bounds. It prices nothing.
 
-use ir::strategy::{Action, Const, Generate, Level, Op, Prim, Region, Rule, Strategy, Var, VerifierOp};
-use std::collections::BTreeMap;
+use ir::strategy::{
+    Action, Const, Generate, Level, Op, Part, Pat, Prim, Region, Rule, Speaker, Strategy, Var, VerifierOp,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A site as the planner sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +21,8 @@ pub struct Site {
     pub times: f64,
     /// Context it starts from: equal numbers mean the same tokens.
     pub context: u32,
+    /// How often that context is made per run; a site in a loop may use one context many times.
+    pub made: f64,
     /// The context extends a sequence that this site generated.
     pub extends: Option<u32>,
 }
@@ -72,6 +76,7 @@ enum Known {
     List(Box<Known>, f64),
     Lambda(Region),
     Checks(Vec<Check>),
+    Tuple(Vec<Known>),
     Other,
 }
 
@@ -80,12 +85,44 @@ enum Known {
 pub struct Facts {
     /// Sites in order of execution.
     pub sites: Vec<Site>,
+    /// Sites and selections in order of execution, with what each needs.
+    pub nodes: Vec<Node>,
+}
+
+/// A place of the strategy that a report shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// What happens there.
+    pub what: What,
+    /// Earlier nodes whose values it reads or on whose values it depends, as indices.
+    pub reads: BTreeSet<usize>,
+}
+
+/// What happens at a [`Node`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// The site of this index.
+    Site(usize),
+    /// A selection: its name, elements of its list, executions per run.
+    Select(&'static str, f64, f64),
 }
 
 /// Walks a strategy. `given` overrides parameters and tunables by name.
 #[must_use]
 pub fn of(strategy: &Strategy, given: &BTreeMap<String, f64>) -> Facts {
-    let mut walk = Walk { strategy, given, env: BTreeMap::new(), facts: Facts::default(), contexts: 0 };
+    let mut walk = Walk {
+        strategy,
+        given,
+        env: BTreeMap::new(),
+        facts: Facts::default(),
+        contexts: Vec::new(),
+        prompts: Vec::new(),
+        from: BTreeMap::new(),
+        reads: BTreeSet::new(),
+        control: BTreeSet::new(),
+        node: None,
+        left: None,
+    };
     for (param, var) in strategy.params.iter().zip(&strategy.body.params) {
         let default = param.default.as_ref().and_then(number);
         let value = given.get(&param.name).copied().or(default).or(param.range.map(|r| r.1));
@@ -105,40 +142,125 @@ fn number(c: &Const) -> Option<f64> {
     }
 }
 
+/// The messages of a prompt.
+type Messages = Vec<(Speaker, Vec<Part>)>;
+
 struct Walk<'a> {
     strategy: &'a Strategy,
     given: &'a BTreeMap<String, f64>,
     env: BTreeMap<Var, Known>,
     facts: Facts,
-    contexts: u32,
+    /// How often each context is made per run.
+    contexts: Vec<f64>,
+    /// Prompts seen: equal messages over equal variables are one context.
+    prompts: Vec<(Messages, u32)>,
+    /// Nodes that a variable's value comes from.
+    from: BTreeMap<Var, BTreeSet<usize>>,
+    /// Nodes that the bind in hand has read so far.
+    reads: BTreeSet<usize>,
+    /// Nodes that decide whether, or over what, the region in hand runs.
+    control: BTreeSet<usize>,
+    /// The node that the bind in hand has made.
+    node: Option<usize>,
+    /// What `break` or `return` carried out of the regions in hand.
+    left: Option<(Known, BTreeSet<usize>)>,
 }
 
 /// Expected share of a loop's rounds that run: loops usually leave early.
 const ROUNDS: f64 = 0.5;
 
 impl Walk<'_> {
-    fn get(&self, var: Var) -> Known {
+    /// The value of a variable; the bind in hand depends on it from now on.
+    fn get(&mut self, var: Var) -> Known {
+        if let Some(from) = self.from.get(&var) {
+            self.reads.extend(from);
+        }
         self.env.get(&var).cloned().unwrap_or(Known::Other)
     }
 
-    fn number(&self, var: Var) -> Option<f64> {
+    fn number(&mut self, var: Var) -> Option<f64> {
         match self.get(var) {
             Known::Number(x) => Some(x),
             _ => None,
         }
     }
 
-    fn fresh(&mut self) -> u32 {
-        self.contexts += 1;
-        self.contexts
+    fn set(&mut self, var: Var, known: Known) {
+        self.from.insert(var, self.reads.clone());
+        self.env.insert(var, known);
+    }
+
+    fn fresh(&mut self, times: f64) -> u32 {
+        self.contexts.push(times);
+        u32::try_from(self.contexts.len() - 1).expect("contexts are numbered with 32 bits")
+    }
+
+    fn node(&mut self, what: What) {
+        let reads = self.reads.union(&self.control).copied().collect();
+        self.facts.nodes.push(Node { what, reads });
+        self.node = Some(self.facts.nodes.len() - 1);
+    }
+
+    fn push(&mut self, site: Site) {
+        self.facts.sites.push(site);
+        self.node(What::Site(self.facts.sites.len() - 1));
     }
 
     fn region(&mut self, region: &Region, times: f64) -> Known {
+        let mut outer = std::mem::take(&mut self.reads);
+        let control = self.control.clone();
+        self.control.extend(&outer);
         for bind in &region.binds {
+            self.reads.clear();
             let known = self.op(&bind.op, bind.var, times);
-            self.env.insert(bind.var, known);
+            if let Some(node) = self.node.take() {
+                self.reads = BTreeSet::from([node]);
+            }
+            self.set(bind.var, known);
         }
-        region.result.map_or(Known::Other, |v| self.get(v))
+        self.reads.clear();
+        let known = region.result.map_or(Known::Other, |v| self.get(v));
+        outer.append(&mut self.reads);
+        self.reads = outer;
+        self.control = control;
+        known
+    }
+
+    /// Binds the variables of a loop's pattern and its first parameter to an item.
+    fn item(&mut self, param: Option<&Var>, pattern: &Pat, item: Known) {
+        if let Some(param) = param {
+            self.set(*param, item.clone());
+        }
+        self.pattern(pattern, item);
+    }
+
+    fn pattern(&mut self, pattern: &Pat, known: Known) {
+        match pattern {
+            Pat::Bind(var) => self.set(*var, known),
+            Pat::Tuple(parts) => {
+                let mut items = if let Known::Tuple(items) = known { items } else { Vec::new() }.into_iter();
+                for part in parts {
+                    self.pattern(part, items.next().unwrap_or(Known::Other));
+                }
+            }
+            Pat::Any | Pat::Const(_) => {}
+        }
+    }
+
+    fn prompt(&mut self, messages: &Messages, times: f64) -> Known {
+        for part in messages.iter().flat_map(|m| &m.1) {
+            if let Part::Var(v) = part {
+                self.get(*v);
+            }
+        }
+        if let Some((_, id)) = self.prompts.iter().find(|p| p.0 == *messages) {
+            let made = &mut self.contexts[*id as usize];
+            *made = made.max(times);
+            return Known::Context(*id, None);
+        }
+        let id = self.fresh(times);
+        self.prompts.push((messages.clone(), id));
+        Known::Context(id, None)
     }
 
     fn op(&mut self, op: &Op, var: Var, times: f64) -> Known {
@@ -150,7 +272,7 @@ impl Walk<'_> {
                 given.or_else(|| number(&tunable.value)).map_or(Known::Other, Known::Number)
             }
             Op::Model(i) => Known::Role(*i),
-            Op::Prompt(_) => Known::Context(self.fresh(), None),
+            Op::Prompt(messages) => self.prompt(messages, times),
             Op::Lambda(region) => Known::Lambda(region.clone()),
             Op::Verifier(v) => self.verifier(v),
             Op::Prim(prim, args) => self.prim(prim, args, times),
@@ -162,8 +284,7 @@ impl Walk<'_> {
                     _ => (vec![Check::Command], None),
                 };
                 let extends = if let Known::Sample(s) = self.get(*sample) { Some(s) } else { None };
-                let site = Site { id: *site, kind: Kind::Verify(checks), role, times, context: 0, extends };
-                self.facts.sites.push(site);
+                self.push(Site { id: *site, kind: Kind::Verify(checks), role, times, context: 0, made: 0.0, extends });
                 Known::Other
             }
             Op::Choose(site, m, c, labels) => {
@@ -171,14 +292,23 @@ impl Walk<'_> {
                 self.scored(*site, Kind::Choose(count), *m, *c, times)
             }
             Op::Expect(site, m, c, ..) => self.scored(*site, Kind::Expect, *m, *c, times),
-            Op::LogProb(site, m, c, _) => self.scored(*site, Kind::LogProb, *m, *c, times),
-            Op::If(_, a, b) => {
-                let known = self.region(a, times * 0.5);
-                self.region(b, times * 0.5);
-                known
+            Op::LogProb(site, m, c, text) => {
+                self.get(*text);
+                self.scored(*site, Kind::LogProb, *m, *c, times)
             }
-            Op::Match(_, arms) => self.arms(arms.iter().map(|(_, r)| r), arms.len(), times),
-            Op::Route(_, _, arms, otherwise) => {
+            Op::If(cond, a, b) => {
+                self.get(*cond);
+                let known = self.region(a, times * 0.5);
+                let other = self.region(b, times * 0.5);
+                if matches!(known, Known::Other) { other } else { known }
+            }
+            Op::Match(value, arms) => {
+                self.get(*value);
+                self.arms(arms.iter().map(|(_, r)| r), arms.len(), times)
+            }
+            Op::Route(choice, threshold, arms, otherwise) => {
+                self.get(*choice);
+                threshold.map(|t| self.get(t));
                 let regions = arms.iter().map(|(_, r)| r).chain(std::iter::once(otherwise));
                 self.arms(regions, arms.len() + 1, times)
             }
@@ -187,19 +317,26 @@ impl Walk<'_> {
                 self.region(otherwise, times * 0.5);
                 known
             }
-            Op::For(list, _, carry, body, most) => {
+            Op::For(list, pattern, carry, body, most) => {
+                let (item, rounds) = self.list(*list, *most);
+                self.item(body.params.first(), pattern, item);
                 if let (Some(first), Some(param)) = (carry, body.params.last()) {
                     let known = self.get(*first);
-                    self.env.insert(*param, known);
+                    self.set(*param, known);
                 }
-                let rounds = self.length(*list, *most);
-                self.region(body, times * (1.0 + (rounds - 1.0).max(0.0) * ROUNDS))
+                let before = self.left.take();
+                let known = self.region(body, times * (1.0 + (rounds - 1.0).max(0.0) * ROUNDS));
+                match std::mem::replace(&mut self.left, before) {
+                    Some((left, from)) => {
+                        self.reads.extend(from);
+                        left
+                    }
+                    None => known,
+                }
             }
-            Op::Par(list, _, body, most) => {
-                let rounds = self.length(*list, *most);
-                if let (Known::List(item, _), Some(param)) = (self.get(*list), body.params.first()) {
-                    self.env.insert(*param, *item);
-                }
+            Op::Par(list, pattern, body, most) => {
+                let (item, rounds) = self.list(*list, *most);
+                self.item(body.params.first(), pattern, item);
                 Known::List(Box::new(self.region(body, times * rounds)), rounds)
             }
             Op::ParRecord(fields) => {
@@ -215,7 +352,12 @@ impl Walk<'_> {
                 }
                 known
             }
-            Op::Dist(..) | Op::Remaining | Op::Spent | Op::Return(_) | Op::Break(_) | Op::Fail(_) => {
+            Op::Return(Some(value)) | Op::Break(Some(value)) => {
+                let known = self.get(*value);
+                self.left = Some((known, self.reads.clone()));
+                Known::Other
+            }
+            Op::Dist(..) | Op::Remaining | Op::Spent | Op::Return(None) | Op::Break(None) | Op::Fail(_) => {
                 self.env.get(&var).cloned().unwrap_or(Known::Other)
             }
         }
@@ -231,12 +373,16 @@ impl Walk<'_> {
         known
     }
 
+    /// The elements of a list and how many there are.
     #[allow(clippy::cast_precision_loss, reason = "loop bounds are small")]
-    fn length(&self, list: Var, most: u64) -> f64 {
-        if let Known::List(_, n) = self.get(list) { n.min(most as f64) } else { most as f64 }
+    fn list(&mut self, list: Var, most: u64) -> (Known, f64) {
+        match self.get(list) {
+            Known::List(item, n) => (*item, n.min(most as f64)),
+            _ => (Known::Other, most as f64),
+        }
     }
 
-    fn verifier(&self, v: &VerifierOp) -> Known {
+    fn verifier(&mut self, v: &VerifierOp) -> Known {
         Known::Checks(match v {
             VerifierOp::Exact(_) => vec![Check::Exact],
             VerifierOp::Numeric(..) => vec![Check::Numeric],
@@ -254,69 +400,78 @@ impl Walk<'_> {
 
     #[allow(clippy::cast_precision_loss, reason = "lists of strategies are short")]
     fn prim(&mut self, prim: &Prim, args: &[Var], times: f64) -> Known {
-        let item = |known: &Known| match known {
-            Known::List(item, _) => (**item).clone(),
-            _ => Known::Other,
-        };
-        let lists: Vec<Known> = args.iter().map(|v| self.get(*v)).collect();
-        match prim {
-            Prim::List => {
-                let first = lists.first().cloned().unwrap_or(Known::Other);
+        let values: Vec<Known> = args.iter().map(|v| self.get(*v)).collect();
+        match (prim, &values[..]) {
+            (Prim::List, _) => {
+                let first = values.first().cloned().unwrap_or(Known::Other);
                 Known::List(Box::new(first), args.len() as f64)
             }
-            Prim::Range | Prim::RangeInclusive => match (self.number(args[0]), self.number(args[1])) {
-                (Some(a), Some(b)) => {
-                    let len = b - a + f64::from(u8::from(*prim == Prim::RangeInclusive));
-                    Known::List(Box::new(Known::Other), len.max(0.0))
-                }
-                _ => Known::Other,
-            },
-            Prim::Add => match (&lists[0], &lists[1]) {
-                (Known::List(a, n), Known::List(_, m)) => Known::List(a.clone(), n + m),
-                (Known::Number(a), Known::Number(b)) => Known::Number(a + b),
-                _ => Known::Other,
-            },
-            Prim::Sub | Prim::Mul | Prim::Div => match (&lists[0], &lists[1]) {
-                (Known::Number(a), Known::Number(b)) => Known::Number(match prim {
-                    Prim::Sub => a - b,
-                    Prim::Mul => a * b,
-                    _ => a / b,
-                }),
-                _ => Known::Other,
-            },
-            Prim::CtxAdd => {
-                let extends = if let Known::Sample(s) = lists[1] { Some(s) } else { None };
-                Known::Context(self.fresh(), extends)
+            (Prim::Tuple, _) => Known::Tuple(values),
+            (Prim::TupleField(i), [Known::Tuple(parts)]) => parts.get(*i as usize).cloned().unwrap_or(Known::Other),
+            (Prim::Range | Prim::RangeInclusive, [Known::Number(a), Known::Number(b)]) => {
+                let len = b - a + f64::from(u8::from(*prim == Prim::RangeInclusive));
+                Known::List(Box::new(Known::Other), len.max(0.0))
             }
-            Prim::Index | Prim::First => item(&lists[0]),
-            Prim::Best | Prim::Top | Prim::Prune | Prim::Vote | Prim::Agree | Prim::SemanticEntropy | Prim::All
-            | Prim::Any | Prim::Map | Prim::Filter => {
-                let len = if let Known::List(_, n) = &lists[0] { *n } else { 1.0 };
-                let calls = if matches!(prim, Prim::SemanticEntropy) { len * (len - 1.0) / 2.0 } else { len };
-                let mut mapped = Known::Other;
-                for known in &lists[1..] {
-                    if let Known::Lambda(region) = known {
-                        for param in &region.params {
-                            self.env.insert(*param, item(&lists[0]));
-                        }
-                        mapped = self.region(region, times * calls.max(0.0));
-                    }
-                }
-                match prim {
-                    Prim::Best => item(&lists[0]),
-                    Prim::Top | Prim::Prune | Prim::Filter => lists[0].clone(),
-                    Prim::Map => Known::List(Box::new(mapped), len),
-                    _ => Known::Other,
-                }
+            (Prim::Enumerate, [Known::List(item, n)]) => {
+                Known::List(Box::new(Known::Tuple(vec![Known::Other, (**item).clone()])), *n)
+            }
+            (Prim::Add, [Known::List(a, n), Known::List(_, m)]) => Known::List(a.clone(), n + m),
+            (Prim::Add, [Known::Number(a), Known::Number(b)]) => Known::Number(a + b),
+            (Prim::Sub, [Known::Number(a), Known::Number(b)]) => Known::Number(a - b),
+            (Prim::Mul, [Known::Number(a), Known::Number(b)]) => Known::Number(a * b),
+            (Prim::Div, [Known::Number(a), Known::Number(b)]) if *b != 0.0 => Known::Number(a / b),
+            (Prim::CtxAdd, [before, added]) => {
+                // What stands behind a sequence still extends it: `c.add(s).add("Is that right?")`.
+                let extends = match (added, before) {
+                    (Known::Sample(s), _) | (_, Known::Context(_, Some(s))) => Some(*s),
+                    _ => None,
+                };
+                Known::Context(self.fresh(times), extends)
+            }
+            (Prim::Index | Prim::First, [list, ..]) => element(list),
+            (Prim::VoteTop, [list, ..]) => list.clone(),
+            (_, [list, ..]) => {
+                selection(prim).map_or(Known::Other, |name| self.select(prim, name, list, &values, times))
             }
             _ => Known::Other,
         }
     }
 
-    fn role(&self, model: Var) -> Option<u32> {
+    /// A primitive that calls functions for each element of a list, or each pair.
+    fn select(&mut self, prim: &Prim, name: &'static str, list: &Known, values: &[Known], times: f64) -> Known {
+        let len = if let Known::List(_, n) = list { *n } else { 1.0 };
+        let calls = if matches!(prim, Prim::SemanticEntropy) { len * (len - 1.0) / 2.0 } else { len };
+        let mut mapped = Known::Other;
+        for known in &values[1..] {
+            if let Known::Lambda(region) = known {
+                for param in &region.params {
+                    self.set(*param, element(list));
+                }
+                mapped = self.region(region, times * calls.max(0.0));
+            }
+        }
+        if !matches!(prim, Prim::All | Prim::Any | Prim::Map | Prim::Filter) {
+            self.node(What::Select(name, len, times));
+        }
+        match prim {
+            Prim::Best => element(list),
+            // A vote stands for its members, for `vote.top`.
+            Prim::Top | Prim::Prune | Prim::Filter | Prim::Vote => list.clone(),
+            Prim::Map => Known::List(Box::new(mapped), len),
+            _ => Known::Other,
+        }
+    }
+
+    fn role(&mut self, model: Var) -> Option<u32> {
         match self.get(model) {
             Known::Role(r) => Some(r),
-            Known::List(item, _) => if let Known::Role(r) = *item { Some(r) } else { None },
+            Known::List(item, _) => {
+                if let Known::Role(r) = *item {
+                    Some(r)
+                } else {
+                    None
+                }
+            }
             // A loop over models: its variable is not tracked; the first generator stands for all.
             _ => self
                 .strategy
@@ -327,11 +482,11 @@ impl Walk<'_> {
         }
     }
 
-    fn context(&mut self, ctx: Var) -> (u32, Option<u32>) {
+    fn context(&mut self, ctx: Var, times: f64) -> (u32, Option<u32>) {
         match self.get(ctx) {
             Known::Context(id, extends) => (id, extends),
             _ => {
-                let id = self.fresh();
+                let id = self.fresh(times);
                 self.env.insert(ctx, Known::Context(id, None));
                 (id, None)
             }
@@ -339,9 +494,10 @@ impl Walk<'_> {
     }
 
     fn scored(&mut self, id: u32, kind: Kind, model: Var, ctx: Var, times: f64) -> Known {
-        let (context, extends) = self.context(ctx);
-        let site = Site { id, kind, role: self.role(model), times, context, extends };
-        self.facts.sites.push(site);
+        let (context, extends) = self.context(ctx, times);
+        let role = self.role(model);
+        let made = self.contexts[context as usize];
+        self.push(Site { id, kind, role, times, context, made, extends });
         Known::Other
     }
 
@@ -352,24 +508,51 @@ impl Walk<'_> {
         reason = "counts of sequences and tokens are bounded by the checker"
     )]
     fn generate(&mut self, g: &Generate, times: f64) -> Known {
-        let (context, extends) = self.context(g.ctx);
+        let (context, extends) = self.context(g.ctx, times);
         let n = g.n.map_or(1.0, |n| self.number(n).unwrap_or(g.live_max as f64)).clamp(1.0, 65_536.0);
         let max = self.number(g.max).unwrap_or(g.max_bound as f64);
         let does = |level: Level, f: fn(&Action) -> bool| {
             g.rules.iter().any(|r: &Rule| r.level == level && r.actions.iter().any(f))
         };
         let branches = does(Level::Token, |a| matches!(a, Action::Branch(_)));
-        let live = if branches { g.live_max as f64 } else { n.min(g.live_max as f64).max(1.0) };
+        let most = g.live_max.clamp(1, 65_536) as f64;
+        let live =
+            if branches { g.live.and_then(|v| self.number(v)).unwrap_or(most).clamp(1.0, most) } else { n.min(most) };
         let kind = Kind::Generate {
-            n: n as u32,
+            n: n.min(most) as u32,
             live,
             max,
             stops: does(Level::Set, |a| matches!(a, Action::Stop)),
             branches,
         };
-        let site = Site { id: g.site, kind, role: self.role(g.model), times, context, extends };
-        self.facts.sites.push(site);
+        let role = self.role(g.model);
+        let made = self.contexts[context as usize];
+        self.push(Site { id: g.site, kind, role, times, context, made, extends });
         let sample = Known::Sample(g.site);
         if g.n.is_some() { Known::List(Box::new(sample), live) } else { sample }
     }
+}
+
+fn element(list: &Known) -> Known {
+    match list {
+        Known::List(item, _) => (**item).clone(),
+        _ => Known::Other,
+    }
+}
+
+/// Primitives that call functions on the elements of a list, by name.
+fn selection(prim: &Prim) -> Option<&'static str> {
+    Some(match prim {
+        Prim::Best => "best",
+        Prim::Top => "top",
+        Prim::Prune => "prune",
+        Prim::Vote => "vote",
+        Prim::Agree => "agree",
+        Prim::SemanticEntropy => "semantic_entropy",
+        Prim::All => "all",
+        Prim::Any => "any",
+        Prim::Map => "map",
+        Prim::Filter => "filter",
+        _ => return None,
+    })
 }

@@ -160,7 +160,14 @@ pub fn attention_ratio(model: &Model, prompt: u64, generated: u64) -> f64 {
 
 /// Mean cost over sampled lengths (equation 10: the second moment, not the square of the mean).
 #[must_use]
-pub fn expected(model: &Model, prompt: u64, trials: u64, lengths: &[u64], attention: Attention, mode: Mode) -> Kinetics {
+pub fn expected(
+    model: &Model,
+    prompt: u64,
+    trials: u64,
+    lengths: &[u64],
+    attention: Attention,
+    mode: Mode,
+) -> Kinetics {
     let count = float(lengths.len().max(1) as u64);
     let zero = Kinetics { flops: 0.0, bytes: 0.0 };
     let sum = lengths.iter().fold(zero, |acc, generated| {
@@ -255,11 +262,9 @@ mod tests {
 
     #[test]
     fn ratio_expectation_and_coverage() {
-        for (model, at_4k, at_32k) in [
-            ("qwen3-0.6b", 88.18897, 705.29826),
-            ("qwen3-8b", 10.45148, 83.56142),
-            ("qwen3-14b", 6.45177, 51.57532),
-        ] {
+        for (model, at_4k, at_32k) in
+            [("qwen3-0.6b", 88.18897, 705.29826), ("qwen3-8b", 10.45148, 83.56142), ("qwen3-14b", 6.45177, 51.57532)]
+        {
             let model = known(model).expect("a row of the table");
             assert!((attention_ratio(&model, 200, 4096) - at_4k).abs() < 1e-4);
             assert!((attention_ratio(&model, 200, 32768) - at_32k).abs() < 1e-4);

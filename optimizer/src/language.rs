@@ -11,21 +11,22 @@ define_language! {
     /// A plan term.
     pub(crate) enum Term {
         Num(u32),
-        // (seq first rest): site terms in order
+        // (seq first then): site terms in order, as a balanced tree
         "seq" = Seq([Id; 2]),
         "end" = End,
         // (prefill site context role): keys of a context; equal contexts are computed once
         "prefill" = Prefill([Id; 3]),
         // (gen prefill draws)
         "gen" = Gen([Id; 2]),
-        // (draw site lo hi): sequences lo..hi of a site decoded together
+        // (draw site lo hi): sequences lo..hi of a site, decoded together unless a rule cuts them into waves
         "draw" = Draw([Id; 3]),
-        // (draw-until site lo hi): the same, where a set rule may stop the site
-        "draw-until" = DrawUntil([Id; 3]),
-        // (then a b): b starts when a has ended and no rule has stopped the site
+        // (wave site lo hi): sequences lo..hi of a site decoded together, not to be cut again
+        "wave" = Wave([Id; 3]),
+        // (then a b): b starts when a has ended and no rule of the strategy has stopped the site
         "then" = Then([Id; 2]),
         // (verify site checks): a conjunction, tried left to right, stopping at the first that fails
         "verify" = Verify([Id; 2]),
+        // (check position kind)
         "check" = CheckOf([Id; 2]),
         // (all check rest)
         "all" = All([Id; 2]),
@@ -47,19 +48,18 @@ pub(crate) fn encode(facts: &Facts) -> RecExpr<Term> {
         let index = u32::try_from(index).expect("sites are numbered with 32 bits");
         let this = expr.add(Term::Num(index));
         let term = match &site.kind {
-            Kind::Generate { n, stops, .. } => {
+            Kind::Generate { n, .. } => {
                 let how = context(&mut expr, facts, index);
                 let (lo, hi) = (expr.add(Term::Num(0)), expr.add(Term::Num(*n)));
-                let draw = if *stops { Term::DrawUntil([this, lo, hi]) } else { Term::Draw([this, lo, hi]) };
-                let draw = expr.add(draw);
+                let draw = expr.add(Term::Draw([this, lo, hi]));
                 expr.add(Term::Gen([how, draw]))
             }
             Kind::Verify(checks) => {
                 let mut chain = expr.add(Term::Pass);
                 for (position, check) in checks.iter().enumerate().rev() {
-                    let position = expr.add(Term::Num(u32::try_from(position).expect("a handful of checks")));
-                    let kind = expr.add(Term::Num(*check as u32));
-                    let check = expr.add(Term::CheckOf([position, kind]));
+                    let position = u32::try_from(position).expect("checks are numbered with 32 bits");
+                    let check = [expr.add(Term::Num(position)), expr.add(Term::Num(*check as u32))];
+                    let check = expr.add(Term::CheckOf(check));
                     chain = expr.add(Term::All([check, chain]));
                 }
                 expr.add(Term::Verify([this, chain]))
@@ -71,11 +71,26 @@ pub(crate) fn encode(facts: &Facts) -> RecExpr<Term> {
         };
         sites.push(term);
     }
-    let mut plan = expr.add(Term::End);
-    for site in sites.into_iter().rev() {
-        plan = expr.add(Term::Seq([site, plan]));
-    }
+    sequence(&mut expr, &sites);
     expr
+}
+
+/// Site terms in order; balanced, so that the depth of a term stays small whatever the number of sites.
+fn sequence(expr: &mut RecExpr<Term>, sites: &[Id]) -> Id {
+    match sites {
+        [] => expr.add(Term::End),
+        // A list of one still ends with a node of its own, so that the root of the expression is its last node.
+        [one] => {
+            let end = expr.add(Term::End);
+            expr.add(Term::Seq([*one, end]))
+        }
+        _ => {
+            let (a, b) = sites.split_at(sites.len() / 2);
+            let a = sequence(expr, a);
+            let b = sequence(expr, b);
+            expr.add(Term::Seq([a, b]))
+        }
+    }
 }
 
 fn context(expr: &mut RecExpr<Term>, facts: &Facts, index: u32) -> Id {

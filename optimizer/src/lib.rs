@@ -3,16 +3,22 @@
 //!
 //! Reading order: [`kinetics`] (published formulas, for comparing), [`roofline`] (what decisions are priced with),
 //! [`facts`] (what of a strategy matters), the crate-private `language`, `rules`, `extract` (the e-graph), `physical`
-//! (properties chosen by enumeration), and [`planner`], whose `optimize` is the pipeline.
+//! (properties chosen by enumeration), `prices` (what a term costs), `decisions` and `tree` (the chosen term as a plan
+//! and as a report), and [`planner`], whose `optimize` is the pipeline. [`replay`] prices what a run really did.
 
+#![warn(clippy::disallowed_methods)]
+
+mod decisions;
 mod extract;
 pub mod facts;
 pub mod kinetics;
 mod language;
 mod physical;
 pub mod planner;
+mod prices;
 pub mod replay;
 pub mod roofline;
 pub mod rules;
+mod tree;
 
 pub use planner::{ASSUMPTIONS, Options, PlanError, RoleModel, optimize};

@@ -6,7 +6,8 @@ use crate::roofline::{Part, Roofline, Time};
 use ir::model::Model;
 use ir::plan::{Cost, Decision, PrefixMode};
 use ir::schedule::{ModelSchedule, Numerics, Prologue};
-use ir::target::{Target, TargetKind};
+use ir::target::TargetKind;
+use ir::tensor::DType;
 
 /// A typical step of the strategy on this model: how many rows decode together, over which contexts.
 #[derive(Clone, Copy, Debug)]
@@ -22,110 +23,167 @@ pub(crate) struct Demand {
 /// Seconds per row and feature of a norm with quantisation, one thread: a few vector instructions per 16 features.
 const PROLOGUE_SECONDS: f64 = 0.15e-9;
 
+/// Multiply-adds per second are those of rows of dot products; unpacking a block of quantised weights costs about two.
+const UNPACK_ROWS: f64 = 2.0;
+/// Converting a block of 16-bit or 32-bit weights.
+const CONVERT_ROWS: f64 = 0.5;
+/// Rows that one row of accumulators beyond the registers costs: a store and a load beside each multiply-add.
+const SPILL_ROWS: f64 = 2.0;
+/// Seconds until a second stream of weights runs at full speed: a few memory latencies per layer.
+const STREAM_SECONDS: f64 = 0.3e-6;
+/// Seconds to fold one more partial state of attention, per row and layer.
+const FOLD_SECONDS: f64 = 20e-9;
+/// Prompt rows of a step at most.
+const MAX_ROWS: u32 = 512;
+
 /// Chooses a model's schedule and says why.
 pub(crate) fn schedule(
     role: &str,
-    model: &Model,
-    target: &Target,
+    roofline: &Roofline<'_>,
     threads: u32,
     numerics: Numerics,
     demand: Demand,
 ) -> (ModelSchedule, Vec<Decision>) {
-    let mut decisions = Vec::new();
+    let (model, target) = (roofline.model(), roofline.target());
     let group = (model.heads / model.kv_heads.max(1)).max(1);
     let registers = if target.isa.avx512 { 12 } else { 6 };
     let mut schedule = ModelSchedule {
         isa: target.isa,
-        threads,
+        threads: 1,
         row_block: 1,
         attend_rows: (registers / group).clamp(1, 8),
-        max_rows: 512,
+        max_rows: MAX_ROWS,
         max_head_rows: 64,
         prologue: Prologue::Fused,
         interleave: interleavable(model),
         numerics,
         prefetch: 0,
     };
-    let mut decide = |topic: &str, chosen: String, cost: Cost, others: Vec<(String, Cost)>, reason: String| {
-        let topic = format!("{topic} of {role}");
-        decisions.push(Decision { topic, site: None, chosen, cost, runners_up: others, reason });
-    };
+    let mut decisions = Vec::new();
+    let (chosen, threads) = self::threads(roofline, threads, demand);
+    schedule.threads = chosen;
+    decisions.extend(threads);
+    let roofline = &roofline.with_threads(chosen);
+    let (chosen, block) = row_block(roofline, demand);
+    schedule.row_block = chosen;
+    decisions.push(block);
+    let (chosen, prologue) = prologue(roofline, f64::from(schedule.threads), demand);
+    schedule.prologue = chosen;
+    decisions.push(prologue);
+    decisions.push(weights(roofline, schedule.interleave, demand));
+    for decision in &mut decisions {
+        decision.topic = format!("{} of {role}", decision.topic);
+    }
+    (schedule, decisions)
+}
 
-    // Threads: all that were asked for, unless fewer are predicted to be as fast.
-    let run = |threads: u32| Roofline { model, target, threads }.decode(demand.branches, demand.prompt, demand.tokens, false);
-    let mut options: Vec<(u32, Time)> = (0..)
+/// A decision among priced alternatives, the first of which is the choice.
+fn decision(topic: &str, mut options: Vec<(String, Cost)>, reason: String) -> Decision {
+    let (chosen, cost) = options.remove(0);
+    Decision { topic: topic.to_owned(), site: None, chosen, cost, runners_up: options, reason }
+}
+
+/// Threads: all that were asked for, unless fewer are predicted to be as fast. Nothing to decide on a GPU.
+fn threads(roofline: &Roofline<'_>, threads: u32, demand: Demand) -> (u32, Option<Decision>) {
+    let target = roofline.target();
+    if target.kind == TargetKind::Gpu || threads <= 1 {
+        return (1, None);
+    }
+    let mut options: Vec<(u32, Time)> = (0..31)
         .map(|i| 1u32 << i)
         .take_while(|t| *t < threads)
         .chain(std::iter::once(threads))
-        .map(|t| (t, run(t)))
+        .map(|t| (t, roofline.with_threads(t).decode(demand.branches, demand.prompt, demand.tokens, false)))
         .collect();
     options.sort_by(|a, b| a.1.seconds().total_cmp(&b.1.seconds()).then(a.0.cmp(&b.0)));
+    let reason = format!("decode is bound by {}; more threads also wait longer at barriers", options[0].1.bound_by());
     let price = |t: &Time| t.cost(demand.branches * demand.tokens, 0.0, target);
-    schedule.threads = options[0].0;
-    let best = options[0].1;
-    decide(
-        "threads",
-        format!("{}", options[0].0),
-        price(&best),
-        options[1..].iter().map(|(t, time)| (format!("{t}"), price(time))).collect(),
-        format!("decode is bound by {}", best.bound_by()),
-    );
+    let priced = options.iter().map(|(t, time)| (t.to_string(), price(time))).collect();
+    (options[0].0, Some(decision("threads", priced, reason)))
+}
 
-    // Rows per register block: the largest that the registers hold; a smaller one reads unpacked weights more often.
-    let most = if target.isa.avx512 { 8 } else { 2 };
-    let blocks: Vec<u32> = [1, 2, 4, 8].into_iter().filter(|b| *b <= most).collect();
-    let rows = demand.branches.max(f64::from(most)).max(demand.prompt.min(512.0));
-    let unpack = |block: u32| {
-        // Per tile block: unpacking costs about as much as two rows of dot products, shared by the rows of the block.
-        let factor = 1.0 + 2.0 / f64::from(block);
-        let macs = rows * Roofline::new(model, target).layer_macs();
-        let seconds = macs * factor / (target.flops / 2.0).max(1.0);
-        Cost { seconds, flops: 2.0 * macs, ..Cost::default() }
+/// Rows per register block: blocks share the unpacking of weights, rows beyond the registers spill.
+fn row_block(roofline: &Roofline<'_>, demand: Demand) -> (u32, Decision) {
+    let (model, target) = (roofline.model(), roofline.target());
+    let held: u32 = if target.isa.avx512 { 8 } else { 2 };
+    let unpack = if stored_as_floats(model) { CONVERT_ROWS } else { UNPACK_ROWS };
+    let rate = target.flops / 2.0;
+    let bandwidth = target.read_bandwidth(roofline.weight_bytes(), target.threads);
+    // A step of `rows`: full blocks, then the rest in blocks of 4, 2, 1.
+    let step = |rows: f64, block: u32| {
+        let full = (rows / f64::from(block)).floor();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the rest is below 8")]
+        let rest = f64::from(((rows - full * f64::from(block)) as u32).count_ones());
+        let spilled = full * f64::from(block.saturating_sub(held)) * SPILL_ROWS;
+        let seconds = (rows + (full + rest) * unpack + spilled) * roofline.layer_macs() / rate;
+        seconds.max(roofline.layer_bytes() / bandwidth)
     };
-    let mut priced: Vec<(u32, Cost)> = blocks.into_iter().map(|b| (b, unpack(b))).collect();
-    priced.sort_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds));
-    schedule.row_block = priced[0].0;
-    decide(
-        "row block",
-        format!("{} rows share an unpacked weight block", priced[0].0),
-        priced[0].1,
-        priced[1..].iter().map(|(b, c)| (format!("{b} rows"), *c)).collect(),
-        format!("{} accumulators, 8 weight vectors and their scales fit the registers", priced[0].0),
-    );
+    let price = |block: u32| Cost {
+        seconds: demand.tokens * step(demand.branches.round().max(1.0), block)
+            + step(demand.prompt.min(f64::from(MAX_ROWS)), block),
+        flops: 2.0 * (demand.tokens * demand.branches + demand.prompt) * roofline.layer_macs(),
+        ..Cost::default()
+    };
+    let mut priced: Vec<(u32, Cost)> = [1, 2, 4, 8].into_iter().map(|b| (b, price(b))).collect();
+    // Equal price: the larger block, which leaves room for longer prompts, as long as the registers hold it.
+    let spills = |b: u32| b > held;
+    priced.sort_by(|a, b| a.1.seconds.total_cmp(&b.1.seconds).then(spills(a.0).cmp(&spills(b.0))).then(b.0.cmp(&a.0)));
+    let name = |b: u32| if b == 1 { "1 row".to_owned() } else { format!("{b} rows share an unpacked weight block") };
+    let reason = format!("the registers hold the accumulators of {held} rows beside weights and scales");
+    (priced[0].0, decision("row block", priced.into_iter().map(|(b, c)| (name(b), c)).collect(), reason))
+}
 
-    // Prologues: repeated by every thread, or computed once behind one more barrier.
+/// The layers' matrices are stored as floats: nothing to unpack.
+fn stored_as_floats(model: &Model) -> bool {
+    let plain = |d: DType| matches!(d, DType::F32 | DType::F16 | DType::BF16);
+    model.tensors.iter().filter(|t| t.shape.len() == 2 && t.name.starts_with("blk.")).all(|t| plain(t.dtype))
+}
+
+/// Prologues: repeated by every thread, or computed once behind one more barrier.
+fn prologue(roofline: &Roofline<'_>, threads: f64, demand: Demand) -> (Prologue, Decision) {
+    let (model, target) = (roofline.model(), roofline.target());
     let features = f64::from(3 * model.hidden + model.ffn) * f64::from(model.layers);
-    let rows = demand.branches;
-    let repeated = rows * (1.0 - 1.0 / f64::from(schedule.threads)) * features * PROLOGUE_SECONDS;
+    let repeated = demand.branches * (1.0 - 1.0 / threads) * features * PROLOGUE_SECONDS;
     let barriers = 4.0 * f64::from(model.layers) * target.launch;
-    let per_step = |extra: f64| Cost { seconds: best.seconds() + extra * demand.tokens, ..price(&best) };
-    let (fused, split) = (per_step(repeated), per_step(barriers));
-    let single = schedule.threads == 1;
-    let fuse = single || repeated <= barriers;
-    schedule.prologue = if fuse { Prologue::Fused } else { Prologue::Split };
-    let names = ["fused into their consumers", "kernels of their own"];
-    let (chosen, other) = if fuse { ((names[0], fused), (names[1], split)) } else { ((names[1], split), (names[0], fused)) };
-    decide(
-        "prologues",
-        chosen.0.to_owned(),
-        chosen.1,
-        vec![(other.0.to_owned(), other.1)],
-        format!("{:.1} µs of repeated work against {:.1} µs of barriers per step", repeated * 1e6, barriers * 1e6),
-    );
+    let best = roofline.decode(demand.branches, demand.prompt, demand.tokens, false);
+    let cost = best.cost(demand.branches * demand.tokens, 0.0, target);
+    let with = |extra: f64| Cost { seconds: best.seconds() + extra * demand.tokens, ..cost };
+    let mut options = vec![
+        ("fused into their consumers".to_owned(), with(repeated)),
+        ("kernels of their own".to_owned(), with(barriers)),
+    ];
+    let fused = repeated <= barriers;
+    if !fused {
+        options.swap(0, 1);
+    }
+    let reason =
+        format!("{:.1} µs of repeated work against {:.1} µs of barriers per step", repeated * 1e6, barriers * 1e6);
+    (if fused { Prologue::Fused } else { Prologue::Split }, decision("prologues", options, reason))
+}
 
-    // Interleaving gate and up costs nothing and makes one stream of two.
-    let layout = if schedule.interleave { "tiles as stored, gate and up interleaved" } else { "tiles as stored" };
-    let weights = Roofline::new(model, target).weight_bytes();
-    let copy = Cost { bytes: weights, seconds: weights / target.bandwidth, ..Cost::default() };
-    let f32_copy = Cost { bytes: 4.0 * weights, seconds: 4.0 * weights / target.bandwidth, ..Cost::default() };
-    decide(
-        "weights",
-        layout.to_owned(),
-        copy,
-        vec![("a copy in f32".to_owned(), f32_copy)],
-        "one pass over the weights per step: fewer bytes are faster".to_owned(),
-    );
-    (schedule, decisions)
+/// The resident layout of weights: seconds and bytes that decode streams.
+fn weights(roofline: &Roofline<'_>, interleave: bool, demand: Demand) -> Decision {
+    let (model, target) = (roofline.model(), roofline.target());
+    let stream = |bytes: f64, streams: f64| {
+        let seconds =
+            bytes / target.read_bandwidth(bytes, target.threads) + streams * STREAM_SECONDS * f64::from(model.layers);
+        Cost { seconds: demand.tokens * seconds, bytes: demand.tokens * bytes, ..Cost::default() }
+    };
+    let stored = roofline.weight_bytes();
+    #[allow(clippy::cast_precision_loss, reason = "parameters are far below 2^53")]
+    let wide = (4.0 * model.parameters as f64).max(stored);
+    let apart = ("tiles as stored, gate and up apart".to_owned(), stream(stored, 1.0));
+    let copy = ("a copy in f32".to_owned(), stream(wide, 1.0));
+    if interleave {
+        let one = ("tiles as stored, gate and up interleaved".to_owned(), stream(stored, 0.0));
+        decision(
+            "weights",
+            vec![one, apart, copy],
+            "every step streams all weights: few bytes in one stream".to_owned(),
+        )
+    } else {
+        decision("weights", vec![apart, copy], "gate and up have different types; fewer bytes stream faster".to_owned())
+    }
 }
 
 /// Gate and up have one type in every layer.
@@ -136,51 +194,54 @@ fn interleavable(model: &Model) -> bool {
     })
 }
 
-/// The alternatives for the keys of a prompt that `branches` sequences share, cheapest first.
-pub(crate) fn prefix(roofline: &Roofline<'_>, demand: Demand) -> Vec<(PrefixMode, Time, f64)> {
-    #[allow(clippy::cast_precision_loss, reason = "bytes per token are far below 2^53")]
-    let per_token = roofline.model.kv_bytes_per_token() as f64;
-    let Demand { branches, prompt, tokens } = demand;
-    let own = branches * tokens * per_token;
-    let shared = roofline.decode(branches, prompt, tokens, false);
-    let mut options = vec![(PrefixMode::Shared, shared, own + prompt * per_token)];
-    // A copy moves the prompt's keys once more for every branch but the first.
-    let copied_bytes = (branches - 1.0).max(0.0) * prompt * per_token;
-    let mut copied = shared;
-    copied.kv_bytes += 2.0 * copied_bytes;
-    copied.attend += 2.0 * copied_bytes / roofline.target.bandwidth;
-    options.push((PrefixMode::Copied, copied, own + branches * prompt * per_token));
-    #[allow(clippy::cast_precision_loss, reason = "a chunk is 256 keys")]
-    let whole = (prompt / ir::program::CHUNK as f64).floor() * ir::program::CHUNK as f64;
-    if branches > 1.0 && whole > 0.0 {
-        let cascade = cascade(roofline, demand, whole);
-        options.push((PrefixMode::Cascade, cascade, own + prompt * per_token));
+/// A decode step of `branches` sequences with `keys` keys of their own each behind a shared prompt, whose keys are placed
+/// one way; `None` when there is nothing to attend together. Making copies is not part of a step.
+pub(crate) fn prefix_step(
+    roofline: &Roofline<'_>,
+    branches: f64,
+    prompt: f64,
+    keys: f64,
+    mode: PrefixMode,
+) -> Option<Time> {
+    #[allow(clippy::cast_precision_loss, reason = "a chunk is a few hundred keys")]
+    let chunk = ir::program::CHUNK as f64;
+    let whole = match mode {
+        PrefixMode::Shared | PrefixMode::Copied => {
+            let part = Part { count: branches, rows: 1.0, keys, shared: prompt, together: false };
+            return Some(roofline.step(&[part], branches));
+        }
+        PrefixMode::Cascade => (prompt / chunk).floor() * chunk,
+    };
+    if whole == 0.0 {
+        return None;
     }
-    options.sort_by(|a, b| a.1.seconds().total_cmp(&b.1.seconds()).then((a.0 as u8).cmp(&(b.0 as u8))));
-    options
+    // Whole shared chunks are attended by groups of rows together, the rest row by row.
+    let (model, target) = (roofline.model(), roofline.target());
+    let group = f64::from((model.heads / model.kv_heads.max(1)).max(1));
+    let together = match target.kind {
+        TargetKind::Gpu => branches,
+        TargetKind::Cpu => {
+            let registers: f64 = if target.isa.avx512 { 12.0 } else { 6.0 };
+            (registers / group).floor().clamp(1.0, 8.0).min(branches)
+        }
+    };
+    let own = Part { count: branches, rows: 1.0, keys: keys + prompt - whole, shared: 0.0, together: false };
+    let mut step = roofline.step(&[own], branches);
+    // The keys of a group are read once for its rows; groups read them again.
+    let groups = (branches / together).ceil();
+    let part = Part { count: together, shared: whole, together: true, ..own };
+    let with = roofline.step(&[part], 0.0);
+    let without = roofline.step(&[Part { shared: 0.0, together: false, ..part }], 0.0);
+    step.attend += (with.attend - without.attend).max(0.0) * groups;
+    step.kv_bytes += (with.kv_bytes - without.kv_bytes).max(0.0) * groups;
+    step.flops += (with.flops - without.flops).max(0.0) * branches / together;
+    step.launch += f64::from(model.layers) * branches * FOLD_SECONDS;
+    Some(step)
 }
 
-/// Decode with the whole shared chunks attended by groups of rows together, the rest row by row.
-fn cascade(roofline: &Roofline<'_>, demand: Demand, whole: f64) -> Time {
-    const STRETCHES: u32 = 8;
-    let group = f64::from((roofline.model.heads / roofline.model.kv_heads.max(1)).max(1));
-    let registers = if roofline.target.kind == TargetKind::Gpu { 64.0 } else if roofline.target.isa.avx512 { 12.0 } else { 6.0 };
-    let together = (registers / group).floor().clamp(1.0, 8.0).min(demand.branches);
-    let mut time = Time::default();
-    for i in 0..STRETCHES {
-        let keys = demand.tokens * (f64::from(i) + 0.5) / f64::from(STRETCHES) + demand.prompt - whole;
-        let groups = (demand.branches / together).ceil();
-        // The keys of a group are read once for its rows; groups read them again.
-        let part = Part { count: together, rows: 1.0, keys, shared: whole, together: true };
-        let mut step = roofline.step(&[Part { count: demand.branches, rows: 1.0, keys, shared: 0.0, together: false }], demand.branches);
-        let with = roofline.step(&[part], 0.0);
-        let without = roofline.step(&[Part { shared: 0.0, together: false, ..part }], 0.0);
-        step.attend += (with.attend - without.attend).max(0.0) * groups;
-        step.kv_bytes += (with.kv_bytes - without.kv_bytes).max(0.0) * groups;
-        step.flops += (with.flops - without.flops).max(0.0) * groups;
-        // One more fold per row and layer for the partial state of the shared chunks.
-        step.launch += f64::from(roofline.model.layers) * demand.branches * 20e-9;
-        time = time.then(step.times(demand.tokens / f64::from(STRETCHES)));
-    }
-    time
+/// Giving every branch but the first a copy of the prompt's keys: a read and a write.
+pub(crate) fn copies(roofline: &Roofline<'_>, branches: f64, prompt: f64) -> Time {
+    #[allow(clippy::cast_precision_loss, reason = "bytes per token are far below 2^53")]
+    let bytes = 2.0 * (branches - 1.0).max(0.0) * prompt * roofline.model().kv_bytes_per_token() as f64;
+    Time { attend: bytes / roofline.target().bandwidth, kv_bytes: bytes, memory_bound: 1.0, ..Time::default() }
 }

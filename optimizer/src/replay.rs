@@ -25,7 +25,7 @@ pub struct Counts {
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
 pub fn site(model: &Model, target: &Target, threads: u32, counts: Counts) -> (Time, Time) {
-    let roofline = Roofline { model, target, threads };
+    let roofline = Roofline::new(model, target).with_threads(threads);
     let runs = counts.runs.max(1) as f64;
     let (fresh, reused) = (counts.prompt_tokens as f64 / runs, counts.reused_tokens as f64 / runs);
     let prefill = roofline.prefill(fresh, reused, 512.0).times(counts.runs as f64);

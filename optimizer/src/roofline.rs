@@ -49,7 +49,7 @@ pub struct Time {
     pub weight_bytes: f64,
     /// Bytes of KV read and written.
     pub kv_bytes: f64,
-    /// Share of the linear time in which memory, not arithmetic, is the limit.
+    /// Share of the time without launches in which memory, not arithmetic, is the limit.
     pub memory_bound: f64,
 }
 
@@ -77,14 +77,10 @@ impl Time {
     /// One after the other.
     #[must_use]
     pub fn then(self, next: Self) -> Self {
-        let linear = self.linear + next.linear;
-        let bound = if linear > 0.0 {
-            (self.memory_bound * self.linear + next.memory_bound * next.linear) / linear
-        } else {
-            0.0
-        };
+        let (a, b) = (self.linear + self.attend, next.linear + next.attend);
+        let bound = if a + b > 0.0 { (self.memory_bound * a + next.memory_bound * b) / (a + b) } else { 0.0 };
         Self {
-            linear,
+            linear: self.linear + next.linear,
             attend: self.attend + next.attend,
             launch: self.launch + next.launch,
             flops: self.flops + next.flops,
@@ -111,7 +107,9 @@ impl Time {
     #[must_use]
     pub fn bound_by(&self) -> String {
         let bytes = self.weight_bytes + self.kv_bytes;
-        if self.memory_bound >= 0.5 && bytes > 0.0 {
+        if self.launch > self.linear + self.attend {
+            "barriers and launches".to_owned()
+        } else if self.memory_bound >= 0.5 && bytes > 0.0 {
             let share = (100.0 * self.weight_bytes / bytes).round();
             format!("memory: weights {share:.0} %, KV {:.0} %", 100.0 - share)
         } else if self.attend > self.linear {
@@ -123,14 +121,14 @@ impl Time {
 }
 
 /// A model on a target with a number of threads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Roofline<'a> {
-    /// The model.
-    pub model: &'a Model,
-    /// The target.
-    pub target: &'a Target,
-    /// Threads used (1 on a GPU).
-    pub threads: u32,
+    model: &'a Model,
+    target: &'a Target,
+    threads: u32,
+    layer_bytes: f64,
+    head_bytes: f64,
+    class: String,
 }
 
 fn float(x: u32) -> f64 {
@@ -141,44 +139,44 @@ impl<'a> Roofline<'a> {
     /// A model on a target with all its threads.
     #[must_use]
     pub fn new(model: &'a Model, target: &'a Target) -> Self {
-        Self { model, target, threads: target.threads }
+        let (layer_bytes, head_bytes) = weights(model);
+        Self { model, target, threads: target.threads.max(1), layer_bytes, head_bytes, class: class(model) }
+    }
+
+    /// The same with another number of threads; more than the target has are no faster.
+    #[must_use]
+    pub fn with_threads(&self, threads: u32) -> Self {
+        Self { threads: threads.max(1), ..self.clone() }
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &'a Model {
+        self.model
+    }
+
+    /// The target.
+    #[must_use]
+    pub fn target(&self) -> &'a Target {
+        self.target
     }
 
     /// Bytes of resident weights: tiles as the kernels read them, 16 bits per parameter for shapes without tensors.
     #[must_use]
     pub fn weight_bytes(&self) -> f64 {
-        #[allow(clippy::cast_precision_loss, reason = "weights are far below 2^53 bytes")]
-        if self.model.tensors.is_empty() { 2.0 * self.model.parameters as f64 } else { self.layer_bytes() + self.head_bytes() }
-    }
-
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "weights are far below 2^53 bytes")]
-    fn tensor_bytes(&self, keep: impl Fn(&str) -> bool) -> f64 {
-        let bytes = |t: &ir::model::Tensor| match t.shape[..] {
-            [k, n] => tile_bytes(t.dtype, k as usize) as f64 * n.div_ceil(16) as f64,
-            _ => 4.0 * t.shape.iter().product::<u64>() as f64,
-        };
-        self.model.tensors.iter().filter(|t| keep(&t.name)).map(bytes).sum()
+        self.layer_bytes + self.head_bytes
     }
 
     /// Bytes of the layers' weights.
     #[must_use]
     pub fn layer_bytes(&self) -> f64 {
-        if self.model.tensors.is_empty() {
-            self.weight_bytes() - self.head_bytes()
-        } else {
-            self.tensor_bytes(|n| n.starts_with("blk."))
-        }
+        self.layer_bytes
     }
 
     /// Bytes of the output matrix.
     #[must_use]
     pub fn head_bytes(&self) -> f64 {
-        let name = if self.model.tensor("output.weight").is_some() { "output.weight" } else { "token_embd.weight" };
-        if self.model.tensors.is_empty() {
-            2.0 * float(self.model.hidden) * float(self.model.vocab)
-        } else {
-            self.tensor_bytes(|n| n == name)
-        }
+        self.head_bytes
     }
 
     /// Multiply-adds of the layers per row.
@@ -189,19 +187,6 @@ impl<'a> Roofline<'a> {
         float(m.layers) * (h * (q + 2.0 * kv) + q * h + 3.0 * h * float(m.ffn))
     }
 
-    /// The most common type of the layers' matrices: the kernel class that prices them.
-    fn class(&self) -> String {
-        let mut best = ("f16", 0u64);
-        for dtype in ir::tensor::DType::ALL {
-            let elements = |t: &&ir::model::Tensor| t.dtype == dtype && t.shape.len() == 2 && t.name.starts_with("blk.");
-            let sum = self.model.tensors.iter().filter(elements).map(|t| t.shape.iter().product::<u64>()).sum();
-            if sum > best.1 {
-                best = (dtype.name(), sum);
-            }
-        }
-        format!("linear.{}", best.0.to_lowercase())
-    }
-
     /// Multiply-adds per second of linear layers at `rows` rows.
     fn linear_rate(&self, rows: f64) -> f64 {
         let peak = self.target.flops / 2.0;
@@ -209,13 +194,18 @@ impl<'a> Roofline<'a> {
             TargetKind::Gpu => peak,
             TargetKind::Cpu => self
                 .target
-                .kernel_rate(&self.class(), rows, self.threads)
+                .kernel_rate(&self.class, rows, self.threads)
                 .unwrap_or(CPU_LINEAR * peak * self.thread_share()),
         }
     }
 
     fn thread_share(&self) -> f64 {
-        float(self.threads) / float(self.target.threads.max(1))
+        (float(self.threads) / float(self.target.threads.max(1))).min(1.0)
+    }
+
+    /// Seconds of a launch; one thread waits for nobody.
+    fn launch(&self) -> f64 {
+        if self.target.kind == TargetKind::Cpu && self.threads == 1 { 0.0 } else { self.target.launch }
     }
 
     /// Key × query-head pairs per second of attention when `together` query rows share the keys they read.
@@ -268,26 +258,34 @@ impl<'a> Roofline<'a> {
         Time {
             linear: layers + head,
             attend: attend.max(kv_time),
-            launch: (float(m.layers) * LAUNCHES + 2.0) * self.target.launch,
+            launch: (float(m.layers) * LAUNCHES + 2.0) * self.launch(),
             flops,
             weight_bytes,
             kv_bytes,
-            memory_bound: if layers + head > 0.0 { (memory / (layers + head)).min(1.0) } else { 0.0 },
+            memory_bound: {
+                let streamed = memory.min(layers + head) + if kv_time >= attend { kv_time } else { 0.0 };
+                streamed / (layers + head + attend.max(kv_time)).max(f64::MIN_POSITIVE)
+            },
         }
     }
 
     /// Prefill of `rows` tokens in steps of at most `chunk`, after `keys` cached tokens, with logits for the last row.
+    /// Very long prompts are priced at the middles of equal stretches.
     #[must_use]
     pub fn prefill(&self, rows: f64, keys: f64, chunk: f64) -> Time {
-        let mut done = 0.0;
+        const STEPS: f64 = 64.0;
+        let chunk = chunk.max(1.0);
+        let part = |rows, keys| [Part { count: 1.0, rows, keys, shared: 0.0, together: false }];
+        let full = ((rows / chunk).ceil() - 1.0).max(0.0);
+        let stretches = full.min(STEPS);
         let mut time = Time::default();
-        while done < rows {
-            let now = chunk.max(1.0).min(rows - done);
-            let part = Part { count: 1.0, rows: now, keys: keys + done, shared: 0.0, together: false };
-            done += now;
-            time = time.then(self.step(&[part], if done >= rows { 1.0 } else { 0.0 }));
+        let mut i = 0.0;
+        while i < stretches {
+            let middle = (full / stretches) * (i + 0.5) - 0.5;
+            time = time.then(self.step(&part(chunk, keys + middle * chunk), 0.0).times(full / stretches));
+            i += 1.0;
         }
-        time
+        time.then(self.step(&part(rows - full * chunk, keys + full * chunk), 1.0))
     }
 
     /// Decode of `tokens` steps by `branches` sequences over a shared prompt: the sum over the steps, integrated at the
@@ -303,6 +301,35 @@ impl<'a> Roofline<'a> {
         }
         time
     }
+}
+
+/// Bytes of the layers' weights and of the output matrix.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "weights are far below 2^53 bytes")]
+fn weights(model: &Model) -> (f64, f64) {
+    if model.tensors.is_empty() {
+        let head = 2.0 * float(model.hidden) * float(model.vocab);
+        return ((2.0 * model.parameters as f64 - head).max(0.0), head);
+    }
+    let bytes = |t: &ir::model::Tensor| match t.shape[..] {
+        [k, n] => tile_bytes(t.dtype, k as usize) as f64 * n.div_ceil(16) as f64,
+        _ => 4.0 * t.shape.iter().product::<u64>() as f64,
+    };
+    let sum = |keep: &dyn Fn(&str) -> bool| model.tensors.iter().filter(|t| keep(&t.name)).map(bytes).sum();
+    let name = if model.tensor("output.weight").is_some() { "output.weight" } else { "token_embd.weight" };
+    (sum(&|n| n.starts_with("blk.")), sum(&|n| n == name))
+}
+
+/// The most common type of the layers' matrices: the kernel class that prices them.
+fn class(model: &Model) -> String {
+    let mut best = ("f16", 0u64);
+    for dtype in ir::tensor::DType::ALL {
+        let elements = |t: &&ir::model::Tensor| t.dtype == dtype && t.shape.len() == 2 && t.name.starts_with("blk.");
+        let sum = model.tensors.iter().filter(elements).map(|t| t.shape.iter().product::<u64>()).sum();
+        if sum > best.1 {
+            best = (dtype.name(), sum);
+        }
+    }
+    format!("linear.{}", best.0.to_lowercase())
 }
 
 /// Seconds, FLOPs and bytes of a workload as `inferc cost` prices it: decode only, like the Kinetics formulas, with
