@@ -4,6 +4,8 @@
 //! kernels and an instruction set, returns [`ir::code::Code`] ([`emit`]). Deterministic and without I/O: it reads no
 //! weights, maps no memory, runs nothing but the interpreter, and makes no choices that a schedule has not made.
 
+#![warn(clippy::disallowed_methods)]
+
 pub mod back;
 
 pub use back::{Backend, Error, assembly, emit, llvm_ir};

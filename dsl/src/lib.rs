@@ -4,6 +4,8 @@
 //! the canonical layout; [`library`] holds the standard library's sources. Nothing here reads files, prints or looks at the clock: sources come in as text, messages go
 //! out as [`ir::diagnostic::Diagnostic`] values.
 
+#![warn(clippy::disallowed_methods)]
+
 pub mod ast;
 pub mod bounds;
 mod builtin_docs;

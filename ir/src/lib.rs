@@ -5,6 +5,8 @@
 //! [`artifact`] (the whole as bytes); [`model`], [`target`], [`tensor`] enter from the side. A type moves here only
 //! when two spokes name it.
 
+#![warn(clippy::disallowed_methods)]
+
 pub mod artifact;
 pub mod code;
 pub mod diagnostic;

@@ -320,7 +320,7 @@ impl Store {
             let cause = format!("{} pages of {} layers exceed what page tables can name", shape.pages, shape.layers);
             return Err(Error::Program { place: "KV pool".to_owned(), cause });
         };
-        let bytes = blocks.checked_mul(shape.page_bytes()).unwrap_or(usize::MAX);
+        let bytes = blocks.saturating_mul(shape.page_bytes());
         Ok(Self { shape, region: Region::new(bytes)? })
     }
 

@@ -1,5 +1,6 @@
 //! Selection, votes, routes, scores, formats and written answers.
 
+
 mod exec_setup;
 
 use exec_setup::*;

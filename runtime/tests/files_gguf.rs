@@ -1,5 +1,6 @@
 //! GGUF files that are cut, flipped, or lie: every one is a typed error or a model, never a panic, and costs little.
 
+
 use inferc_runtime::gguf::{Fault, Gguf, MAX_TENSORS, Value};
 use inferc_runtime::model_config::model_from_config;
 use ir::model::Family;
@@ -340,7 +341,8 @@ fn only_regular_files_are_opened() {
     std::os::unix::fs::symlink(&file, &link).unwrap();
     let g = Gguf::open(&link).unwrap();
     assert_eq!(g.tensor_data("a").unwrap(), [7; 36]);
-    (g.read_ahead(), g.release_pages());
+    g.read_ahead();
+    g.release_pages();
     assert_eq!(g.tensor_data("a").unwrap(), [7; 36]);
     assert!(g.check_unchanged().is_ok());
     std::fs::OpenOptions::new().append(true).open(&file).unwrap().set_len(100_000).unwrap();

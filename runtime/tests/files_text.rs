@@ -1,6 +1,8 @@
 //! Tokenizers and chat templates: real models against recorded prompts where they are present, small vocabularies and
 //! hostile ones everywhere.
 
+#![expect(clippy::unwrap_used, reason = "a failed set-up should end the test where it stands")]
+
 use inferc_runtime::chat::{ChatFault, ChatTemplate, Message};
 use inferc_runtime::gguf::Gguf;
 use inferc_runtime::tokenizer::{Detokenizer, TokenKind, Tokenizer, TokenizerFault};

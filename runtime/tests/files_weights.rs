@@ -1,5 +1,7 @@
 //! Quantised rows against the reference library's vectors, and resident tiles against plain rows.
 
+#![expect(clippy::unwrap_used, reason = "a failed set-up should end the test where it stands")]
+
 use inferc_runtime::gguf::Gguf;
 use inferc_runtime::quant::dequantize_row;
 use inferc_runtime::weights;
