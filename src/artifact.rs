@@ -55,7 +55,8 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Artifact> {
 /// When the folder cannot be written; nothing is left under the name then.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or_else(|| anyhow!("{} names no file", path.display()))?.to_string_lossy();
+    let name =
+        path.file_name().ok_or_else(|| anyhow!("cannot write {}: it names no file", path.display()))?.to_string_lossy();
     let temporary: PathBuf = folder.join(format!(".{name}.{}", std::process::id()));
     let put = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&temporary)?;

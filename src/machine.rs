@@ -140,7 +140,8 @@ fn host_target(host: &runtime::device::probe::Host, warnings: &mut Vec<String>) 
     let class = if host.isa.avx512 { "cpu-avx512" } else { "cpu-avx2" };
     let mut target = ir::target::builtin(class).expect("the table has both CPU classes");
     #[allow(clippy::cast_precision_loss, reason = "memory sizes are far below 2^53")]
-    let memory = host.memory as f64;
+    // All there is, not what is free just now: the same machine gives the same plan, byte for byte.
+    let memory = host.total_memory as f64;
     // The class is made of two cores; rates grow with the cores there are.
     let cores = u32::try_from(host.threads).unwrap_or(1).max(1);
     let scale = f64::from(cores) / f64::from(target.threads);

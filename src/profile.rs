@@ -42,7 +42,7 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<&Cache>, say: &mut 
     target.isa = host.isa;
     target.threads = threads;
     #[allow(clippy::cast_precision_loss, reason = "memory sizes are far below 2^53")]
-    let memory = host.memory as f64;
+    let memory = host.total_memory as f64;
     target.memory = memory;
     target.measured = true;
     say("read bandwidth");

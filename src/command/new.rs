@@ -15,7 +15,7 @@ tunable settled: Float = 0.75 in 0.5..1.0;
 strategy answer(q: Text, n: Int = 8 in 1..=16) -> Vote<Text>
 within { tokens: 8ktok }
 {
-    let tries = sample(base, solve(q), n: n, max: 512tok, temp: 0.7, out: boxed) on {
+    let tries = sample(base, solve(q), n: n, max: 500tok, temp: 0.7, out: boxed) on {
         set(d) when d.len >= 3 and agree(d) >= settled => stop;
     };
     vote(tries, by: |s| s.value)

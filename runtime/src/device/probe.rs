@@ -14,6 +14,8 @@ pub struct Host {
     pub threads: usize,
     /// Bytes of memory available now, not more than the control group's limit.
     pub memory: u64,
+    /// Bytes of memory there are, not more than the control group's limit: the same from one look to the next.
+    pub total_memory: u64,
 }
 
 /// Looks at this machine.
@@ -21,14 +23,20 @@ pub struct Host {
 pub fn probe() -> Host {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let name = field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-    let kilobytes = field(&read("/proc/meminfo"), "MemAvailable")
-        .and_then(|v| v.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()))
-        .unwrap_or(0);
+    let meminfo = read("/proc/meminfo");
+    let bytes = |name: &str| {
+        let kilobytes =
+            field(&meminfo, name).and_then(|v| v.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()));
+        kilobytes.unwrap_or(0).saturating_mul(1024)
+    };
+    let (available, total) = (bytes("MemAvailable"), bytes("MemTotal"));
     let cores = allowed_cpus().len().max(1);
     let threads = quota(&read("/sys/fs/cgroup/cpu.max")).map_or(cores, |q| q.min(cores));
-    let memory = memory_limit(&read("/sys/fs/cgroup/memory.max"), &read("/sys/fs/cgroup/memory.current"))
-        .map_or(kilobytes * 1024, |left| left.min(kilobytes * 1024));
-    Host { name, isa: isa(), threads, memory }
+    let max = read("/sys/fs/cgroup/memory.max");
+    let memory =
+        memory_limit(&max, &read("/sys/fs/cgroup/memory.current")).map_or(available, |left| left.min(available));
+    let total_memory = memory_limit(&max, "0").map_or(total, |limit| limit.min(total));
+    Host { name, isa: isa(), threads, memory, total_memory }
 }
 
 /// The instruction sets.
@@ -89,6 +97,7 @@ mod tests {
     fn this_machine_has_cores_and_memory() {
         let host = probe();
         assert!(host.threads >= 1 && !host.name.is_empty());
-        assert!(host.memory > 0);
+        assert!(host.memory > 0 && host.memory <= host.total_memory);
+        assert_eq!(probe().total_memory, host.total_memory);
     }
 }

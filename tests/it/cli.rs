@@ -1,0 +1,546 @@
+//! Every command on real files: exit codes, JSON shapes, errors that name place, cause and remedy.
+
+use crate::program::{Ran, command, fed, inferc};
+use crate::project::{ONE, SHAPE, project, root};
+use ::inferc::synthetic::{Shape, gguf};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Stdio;
+
+const BROKEN: &str = "model base : Generator;\n\nprompt ask(q: Text) {\n    user \"${q}\"\n}\n\n\
+                      strategy s(q: Text) -> Sample<Text>\nwithin { tokens: 1ktok }\n{\n    gen(bsae, ask(q), max: 1ktok)\n}\n";
+
+fn put(dir: &Path, name: &str, text: &str) {
+    std::fs::write(dir.join(name), text).expect("the folder can be written");
+}
+
+fn fields(value: &Value, names: &[&str]) {
+    for name in names {
+        assert!(value.get(name).is_some(), "no `{name}` in {value}");
+    }
+}
+
+#[test]
+fn check_says_place_cause_and_remedy() {
+    let dir = project();
+    inferc(dir.path(), &["check", "one.infer", "votes.infer"]).code(0);
+    put(dir.path(), "broken.infer", BROKEN);
+    let ran = inferc(dir.path(), &["check", "broken.infer"]).code(1);
+    assert_eq!(ran.out, "");
+    ran.says(&["error[E0201]", "broken.infer:10:9", "bsae", "base", "1 error"]);
+    let report = inferc(dir.path(), &["check", "broken.infer", "--format", "json"]).code(1).json();
+    assert_eq!(report["ok"], false);
+    let found = &report["diagnostics"][0];
+    assert_eq!((&found["code"], &found["severity"]), (&"E0201".into(), &"error".into()));
+    assert_eq!(
+        (&found["at"]["line"], &found["at"]["column"], &found["at"]["end_column"]),
+        (&10.into(), &9.into(), &13.into())
+    );
+    fields(found, &["message", "label", "help", "fix", "related", "notes"]);
+    // The mechanical fix mends it.
+    inferc(dir.path(), &["check", "--fix", "broken.infer"]).code(0);
+    inferc(dir.path(), &["check", "broken.infer"]).code(0);
+    // One clean and one broken file: the worst decides.
+    put(dir.path(), "broken.infer", BROKEN);
+    inferc(dir.path(), &["check", "one.infer", "broken.infer"]).code(1);
+    inferc(dir.path(), &["check", "none.infer"]).code(2).says(&["none.infer", "check the path"]);
+}
+
+#[test]
+fn warnings_count_only_when_denied() {
+    let dir = project();
+    put(dir.path(), "w.infer", &ONE.replace("q: Text) -> Sample", "q: Text, idle: Int = 1) -> Sample"));
+    inferc(dir.path(), &["check", "w.infer"]).code(0).says(&["warning[W0402]", "idle"]);
+    let denied = inferc(dir.path(), &["check", "--deny-warnings", "--format", "json", "w.infer"]).code(3).json();
+    assert_eq!(denied["ok"], false);
+    inferc(dir.path(), &["check", "--deny-warnings", "one.infer"]).code(0);
+}
+
+#[test]
+fn bounds_are_those_of_the_book() {
+    let folder = root("tests/suite/language");
+    let none = Value::Null;
+    let table: [(&str, &str, u64, Value); 11] = [
+        ("best_of_n", "best_of_n", 32_000, 48_000.into()),
+        ("self_consistency", "self_consistency", 32_000, 32_000.into()),
+        ("eager", "eager", 72_000, 72_000.into()),
+        ("cascades", "ead", 2_000, 2_000.into()),
+        ("cascades", "frugal", 3_000, none),
+        ("spec_reason", "spec_reason", 16_000, 20_000.into()),
+        ("particles", "particles", 131_072, 160_000.into()),
+        ("plan_and_budget", "plan_and_budget", 12_000, 12_000.into()),
+        ("precompute", "study", 8_000, 16_000.into()),
+        ("precompute", "ask", 512, 512.into()),
+        ("extras", "routed", 4_528, 8_000.into()),
+    ];
+    for (file, strategy, tokens, declared) in table {
+        let name = format!("{file}.infer");
+        let report = inferc(&folder, &["check", "--bounds", "--format", "json", &name]).code(0).json();
+        let rows = report["strategies"].as_array().expect("strategies");
+        let row =
+            rows.iter().find(|r| r["strategy"] == strategy).unwrap_or_else(|| panic!("no {strategy} in {report}"));
+        assert_eq!((&row["tokens"], &row["declared"]["tokens"]), (&tokens.into(), &declared), "{strategy}");
+        fields(row, &["calls", "live", "kv_tokens", "kv_bytes", "derivation"]);
+    }
+    let best = inferc(&folder, &["check", "--bounds", "--format", "json", "best_of_n.infer"]).code(0).json();
+    let row = &best["strategies"][0];
+    assert_eq!((&row["calls"], &row["live"], &row["declared"]["time_seconds"]), (&64.into(), &32.into(), &8.0.into()));
+    let text = inferc(&folder, &["check", "--bounds", "particles.infer"]).code(0).out;
+    assert!(text.contains("131 072") && text.contains("160 000") && text.contains("ok"), "{text}");
+    // A model that the manifest binds gives bytes.
+    let dir = project();
+    let report = inferc(dir.path(), &["check", "--bounds", "--format", "json", "one.infer"]).code(0).json();
+    let row = &report["strategies"][0];
+    let per_token = 2 * 2 * 2 * 64 * 2; // keys and values, layers, KV heads, width, bytes
+    assert_eq!(row["kv_bytes"], json!(row["kv_tokens"].as_u64().expect("a number") * per_token));
+}
+
+#[test]
+fn a_program_that_can_exceed_its_budget_does_not_compile() {
+    let dir = project();
+    put(dir.path(), "over.infer", &ONE.replace("max: 16tok", "max: 65tok"));
+    for args in [
+        &["check", "over.infer"][..],
+        &["compile", "over.infer", "-o", "x.plan"],
+        &["run", "over.infer", "--", "--q", "a"],
+    ] {
+        inferc(dir.path(), args).code(1).says(&["error[E0401]", "over.infer", "65", "64"]);
+    }
+    assert!(!dir.path().join("x.plan").exists());
+}
+
+#[test]
+fn fmt_is_idempotent_and_keeps_comments() {
+    let dir = project();
+    let ugly = "// first\nmodel   base:Generator ; // role\nprompt ask( q :Text ){user \"${q}\"}\n\
+                strategy one(q:Text)->Sample<Text> within{tokens:64tok}{ gen( base,ask(q),max:16tok,temp:0.8 ) // last\n}\n";
+    put(dir.path(), "ugly.infer", ugly);
+    let read = || std::fs::read_to_string(dir.path().join("ugly.infer")).expect("readable");
+    inferc(dir.path(), &["fmt", "--check", "ugly.infer"]).code(1).says(&["ugly.infer", "inferc fmt"]);
+    assert_eq!(read(), ugly, "--check changes nothing");
+    inferc(dir.path(), &["fmt", "ugly.infer"]).code(0);
+    let once = read();
+    for comment in ["// first", "// role", "// last"] {
+        assert!(once.contains(comment), "{comment} is lost:\n{once}");
+    }
+    inferc(dir.path(), &["fmt", "--check", "ugly.infer"]).code(0);
+    inferc(dir.path(), &["fmt", "ugly.infer"]).code(0);
+    assert_eq!(read(), once);
+    assert_eq!(fed(dir.path(), &["fmt", "-"], ugly.as_bytes()).code(0).out, once);
+    inferc(dir.path(), &["check", "ugly.infer"]).code(0);
+    let cut = &ugly[..ugly.len() - 4];
+    put(dir.path(), "ugly.infer", cut);
+    inferc(dir.path(), &["fmt", "ugly.infer"]).code(1).says(&["error[E01", "ugly.infer"]);
+    assert_eq!(read(), cut, "a file with syntax errors is left as it is");
+    fed(dir.path(), &["fmt", "-"], b"\xff\xfe").code(2).says(&["UTF-8"]);
+}
+
+#[test]
+fn every_code_is_explained() {
+    let folder = root("");
+    for entry in dsl::codes::CODES {
+        let text = inferc(&folder, &["explain", entry.code.0]).code(0).out;
+        assert!(text.starts_with(&format!("{}: {}", entry.code.0, entry.title)) && text.len() > 60, "{text}");
+    }
+    let lower = inferc(&folder, &["explain", "e0310", "--format", "json"]).code(0).json();
+    assert_eq!(lower["code"], "E0310");
+    fields(&lower, &["title", "text"]);
+    inferc(&folder, &["explain", "E9999"]).code(2).says(&["no code E9999"]);
+}
+
+#[test]
+fn explain_shows_bounds_estimates_choices_and_what_ifs() {
+    let dir = project();
+    let text = inferc(dir.path(), &["explain", "votes.infer"]).code(0).out;
+    for word in [
+        "strategy votes(q, n)",
+        "proved",
+        "tokens ≤",
+        "estimated",
+        "model",
+        "op",
+        "choices",
+        "instead of",
+        "what-if",
+        "n=1",
+        "n=8",
+    ] {
+        assert!(text.contains(word), "no {word:?} in\n{text}");
+    }
+    let document = inferc(dir.path(), &["explain", "votes.infer", "--set", "n=2", "--format", "json"]).code(0).json();
+    fields(
+        &document,
+        &["bounds", "declared", "estimated", "operators", "decisions", "sites", "what_if", "assumptions"],
+    );
+    assert!(
+        document["decisions"]
+            .as_array()
+            .is_some_and(|d| d.iter().any(|d| d["runners_up"].as_array().is_some_and(|r| !r.is_empty())))
+    );
+    let again = inferc(dir.path(), &["explain", "votes.infer", "--set", "n=2", "--format", "json"]).code(0);
+    assert_eq!(again.json(), document, "the same input gives the same plan");
+    let h200 =
+        inferc(dir.path(), &["explain", "votes.infer", "--target", "h200", "--target", "l4", "--format", "json"])
+            .code(0)
+            .json();
+    assert!(h200["target"].as_str().is_some_and(|t| t.contains("h200")));
+    assert_eq!(h200["what_if"].as_array().map(|w| w.last().map(|w| w["name"].clone())), Some(Some("l4".into())));
+    inferc(dir.path(), &["explain", "votes.infer", "--target", "abacus"]).code(2).says(&[
+        "abacus",
+        "h200",
+        "profile-device",
+    ]);
+    inferc(dir.path(), &["explain", "votes.infer", "--set", "m=2"]).code(2).says(&["--set m=2", "calm"]);
+    inferc(dir.path(), &["explain", "votes.infer", "--set", "n=9"]).code(2).says(&["n=9", "1 to 8"]);
+}
+
+#[test]
+fn a_plan_runs_like_its_source_and_compiles_to_the_same_bytes() {
+    let dir = project();
+    let summary = inferc(dir.path(), &["compile", "votes.infer", "-o", "x.plan", "--format", "json"]).code(0).json();
+    fields(&summary, &["plan", "bytes", "strategy", "backend", "kernels", "seconds", "predicted", "bounds"]);
+    inferc(dir.path(), &["compile", "votes.infer", "-o", "y.plan", "--no-cache"]).code(0);
+    let read = |name: &str| std::fs::read(dir.path().join(name)).expect("written");
+    assert_eq!(read("x.plan"), read("y.plan"));
+    assert_eq!(summary["bytes"], read("x.plan").len());
+    let inspected = inferc(dir.path(), &["inspect", "x.plan", "--format", "json"]).code(0).json();
+    fields(
+        &inspected,
+        &["format", "compiler", "backend", "source_hash", "isa", "threads", "target", "kernels", "bounds", "predicted"],
+    );
+    assert_eq!((&inspected["strategy"], &inspected["fits_this_machine"]), (&"votes".into(), &true.into()));
+    assert_eq!(inspected["sections"].as_array().map(Vec::len), Some(4));
+    assert_eq!(inspected["models"][0]["role"], "base");
+    let text = inferc(dir.path(), &["inspect", "x.plan"]).code(0).out;
+    assert!(text.contains("plan of votes") && text.contains("fits this machine"), "{text}");
+    let run = |source: &str, seed: &str| {
+        let args = ["run", source, "--seed", seed, "--format", "json", "--", "--q", "Why?", "--n=5"];
+        inferc(dir.path(), &args).code(0).json()
+    };
+    let (plan, source, other) = (run("x.plan", "9"), run("votes.infer", "9"), run("x.plan", "10"));
+    for key in ["value", "text", "tokens", "logprobs", "stop", "seed"] {
+        assert_eq!(plan[key], source[key], "{key}");
+    }
+    assert_eq!(plan["usage"]["tokens"], source["usage"]["tokens"]);
+    assert_ne!(plan["text"], other["text"], "another seed gives another text");
+    fields(&plan, &["usage", "predicted", "measured", "operators", "strategy", "target"]);
+    assert_eq!(plan["tokens"].as_array().map(Vec::len), plan["logprobs"].as_array().map(Vec::len));
+    inferc(dir.path(), &["run", "x.plan", "--model", "base=model.gguf", "--", "--q", "a"])
+        .code(2)
+        .says(&["source file only"]);
+}
+
+#[test]
+fn run_prints_text_on_stdout_and_words_on_stderr() {
+    let dir = project();
+    let args = ["run", "one.infer::one", "--seed", "3", "--trace", "t.jsonl", "--", "--q", "Hello"];
+    let ran = inferc(dir.path(), &args).code(0);
+    let json = inferc(dir.path(), &["run", "one.infer", "--seed", "3", "--format", "json", "--", "--q", "Hello"])
+        .code(0)
+        .json();
+    assert_eq!(ran.out.strip_suffix('\n'), json["text"].as_str());
+    let ran = ran.says(&["plan one", "seed 3", "predicted", "measured", "prefill base", "decode base", "sum"]);
+    assert_eq!(inferc(dir.path(), &args).code(0).out, ran.out);
+    let trace = std::fs::read_to_string(dir.path().join("t.jsonl")).expect("written");
+    let events: Vec<Value> = trace.lines().map(|l| serde_json::from_str(l).expect("JSON lines")).collect();
+    assert_eq!((&events[0]["event"], &events.last().expect("events")["event"]), (&"started".into(), &"done".into()));
+    let tokens: Vec<&Value> = events.iter().filter(|e| e["event"] == "token").map(|e| &e["token"]).collect();
+    assert_eq!(json!(tokens), json["tokens"]);
+}
+
+#[test]
+fn every_stage_can_be_seen_and_is_stable() {
+    let dir = project();
+    let show = |stage: &str| {
+        let args = ["compile", "votes.infer", "--emit", stage, "--target", "cpu-avx2", "--threads", "2"];
+        let ran = inferc(dir.path(), &args);
+        if ran.code == 2 && ran.err.contains("llvm") {
+            eprintln!("skipped: this build has no LLVM to show {stage}");
+            return None;
+        }
+        let first = ran.code(0);
+        assert_eq!(inferc(dir.path(), &args).code(0).out, first.out, "--emit {stage} is not stable");
+        Some(first.out)
+    };
+    for (stage, words) in [
+        ("ast", &["votes", "ask"][..]),
+        ("hir", &["votes", "base"]),
+        ("ir", &["strategy votes", "sample(", "branch(2)", "bounds tokens 112"]),
+        ("plan", &["plan of votes", "decided", "not ", "predicted"]),
+        ("kernels", &["kernel"]),
+        ("llvm", &["define", "target triple"]),
+        ("asm", &["ret"]),
+    ] {
+        let Some(text) = show(stage) else { continue };
+        for word in words {
+            assert!(text.contains(word), "--emit {stage}: no {word:?} in\n{}", &text[..text.len().min(3000)]);
+        }
+    }
+    inferc(dir.path(), &["compile", "votes.infer", "--emit", "bytecode"]).code(2).says(&["bytecode", "kernels"]);
+}
+
+#[test]
+fn wrong_usage_is_told_with_a_remedy() {
+    let dir = project();
+    put(
+        dir.path(),
+        "two.infer",
+        &format!("{ONE}\n{}", &ONE[ONE.find("strategy").expect("there")..].replace("one(", "two(")),
+    );
+    put(dir.path(), "unbound.infer", &ONE.replace("base", "other"));
+    put(dir.path(), "bad.toml", "edition = \"2026\"\n[models.base]\nguff = \"model.gguf\"\n");
+    put(dir.path(), "lost.toml", "[models.base]\ngguf = \"lost.gguf\"\n");
+    put(dir.path(), "served.toml", "[models.base]\nendpoint = \"http://localhost:1/v1\"\n");
+    put(dir.path(), "verifier.toml", "[models.base]\nexact = \"4\"\n");
+    put(dir.path(), "notes.gguf", "this is no model");
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["run", "none.infer", "--", "--q", "a"], &["none.infer", "check the path"]),
+        (
+            &["run", "unbound.infer", "--", "--q", "a"],
+            &["role `other` is bound to no model", "[models.other]", "--model other=FILE"],
+        ),
+        (&["run", "one.infer", "--model", "bass=model.gguf", "--", "--q", "a"], &["no role `bass`", "base"]),
+        (&["run", "one.infer", "--model", "model.gguf", "--", "--q", "a"], &["expected ROLE=FILE"]),
+        (&["run", "one.infer", "--model", "base=none.gguf", "--", "--q", "a"], &["none.gguf", "base"]),
+        (&["run", "one.infer", "--model", "base=notes.gguf", "--", "--q", "a"], &["notes.gguf"]),
+        (&["run", "one.infer", "--manifest", "none.toml", "--", "--q", "a"], &["none.toml", "--manifest"]),
+        (
+            &["run", "one.infer", "--manifest", "bad.toml", "--", "--q", "a"],
+            &["bad.toml", "models.base", "guff", "gguf"],
+        ),
+        (&["run", "one.infer", "--manifest", "lost.toml", "--", "--q", "a"], &["lost.gguf", "base"]),
+        (&["run", "one.infer", "--manifest", "served.toml", "--", "--q", "a"], &["endpoint", "--model base=FILE"]),
+        (&["run", "one.infer", "--manifest", "verifier.toml", "--", "--q", "a"], &["Generator", "gguf"]),
+        (&["run", "two.infer", "--", "--q", "a"], &["several strategies", "FILE::NAME", "one, two"]),
+        (&["run", "two.infer::three", "--", "--q", "a"], &["no strategy `three`", "one, two"]),
+        (&["run", "one.infer"], &["q", "--q \"text\""]),
+        (&["run", "one.infer", "--", "--p", "a"], &["p", "q"]),
+        (&["run", "one.infer", "--", "--q"], &["--q has no value"]),
+        (&["run", "one.infer", "--", "q"], &["expected --NAME VALUE"]),
+        (&["run", "votes.infer", "--", "--q", "a", "--n", "9"], &["n", "9"]),
+        (&["run", "votes.infer", "--", "--q", "a", "--n", "many"], &["n", "many"]),
+        (&["run", "votes.infer", "--set", "calm=high", "--", "--q", "a"], &["calm=high", "number"]),
+        (&["run", "one.infer", "--threads", "0", "--", "--q", "a"], &["--threads"]),
+        (&["run", "one.infer", "--threads", "100000", "--", "--q", "a"], &["--threads", "1024"]),
+        (&["run", "one.infer", "--target", "h200", "--", "--q", "a"], &["GPU", "--target"]),
+        (&["run", "one.infer", "--loud", "--", "--q", "a"], &["--loud"]),
+        (&["run", "one.infer", "--trace", "no/where.jsonl", "--", "--q", "a"], &["no/where.jsonl"]),
+        (&["frobnicate"], &["frobnicate"]),
+        (&[], &["Usage"]),
+        (&["check"], &["FILE"]),
+        (&["cost", "--model", "gpt-9"], &["gpt-9", "--list"]),
+        (&["cost", "--model", "qwen3-8b", "--gen", "0"], &["--gen"]),
+        (&["cost", "--model", "qwen3-8b", "--sparse", "block:16"], &["block:SIZE,BLOCKS"]),
+        (&["cost", "--model", "qwen3-8b", "--model-kind", "roofline", "--target", "abacus"], &["abacus"]),
+        (&["bench", "--kernels"], &["--model FILE"]),
+        (&["bench", "one.infer"], &["--data"]),
+        (&["doc", "std::nothing"], &["std::nothing", "std::prompts"]),
+    ];
+    for (args, words) in cases {
+        inferc(dir.path(), args).code(2).says(words);
+    }
+}
+
+#[test]
+fn what_cannot_run_yet_is_refused_with_a_code() {
+    let folder = root("tests/suite/language");
+    for (file, strategy) in
+        [("cascades", "ead"), ("spec_reason", "spec_reason"), ("particles", "particles"), ("extras", "proxy_tuned")]
+    {
+        let source = format!("{file}.infer::{strategy}");
+        let ran = inferc(&folder, &["compile", &source, "-o", "never.plan"]).code(1);
+        ran.says(&["error[E09", &format!("{file}.infer:")]);
+        assert!(!folder.join("never.plan").exists());
+    }
+}
+
+#[test]
+fn cost_reproduces_the_published_numbers() {
+    let folder = root("");
+    let cost = |args: &[&str]| inferc(&folder, &[&["cost", "--format", "json"], args].concat()).code(0).json();
+    let near = |value: &Value, expected: f64| {
+        let x = value.as_f64().expect("a number");
+        assert!((x / expected - 1.0).abs() <= 1e-12, "{x} for {expected}");
+    };
+    for (model, prompt, generated, n, flops, bytes, eflops) in [
+        (
+            "qwen3-0.6b",
+            "128",
+            "32768",
+            "1",
+            173_390_446_985_216_f64,
+            62_053_687_492_608_f64,
+            35_078_589_661_577_216_f64,
+        ),
+        ("qwen3-8b", "128", "32768", "1", 855_873_089_961_984.0, 79_783_312_490_496.0, 45_733_986_365_865_984.0),
+        ("qwen3-14b", "128", "32768", "1", 1_411_207_344_947_200.0, 88_648_124_989_440.0, 51_275_777_651_507_200.0),
+        ("qwen3-0.6b", "256", "8192", "1", 20_498_385_731_584.0, 4_088_808_865_792.0, 2_320_453_372_739_584.0),
+        ("qwen3-8b", "256", "8192", "1", 155_213_119_881_216.0, 5_257_039_970_304.0, 3_112_298_103_177_216.0),
+        ("qwen3-14b", "256", "8192", "1", 271_197_457_612_800.0, 5_841_155_522_560.0, 3_556_847_439_052_800.0),
+        ("qwen3-8b", "200", "15000", "8", 2_510_597_376_000_000.0, 133_152_768_000_000.0, 77_409_029_376_000_000.0),
+    ] {
+        let c = cost(&["--model", model, "--prompt", prompt, "--gen", generated, "--n", n]);
+        assert_eq!(
+            (c["flops"].as_f64(), c["bytes"].as_f64()),
+            (Some(flops), Some(bytes)),
+            "{model} {prompt} {generated} {n}"
+        );
+        near(&c["eflops"], eflops);
+    }
+    // Tera-eFLOPs of compute and of memory.
+    for (model, prompt, generated, n, sparse, mode, compute, memory) in [
+        ("qwen3-8b", "200", "32768", "1", "topk:1024", "compat", 556.731_287_470_08, 2_811.297_300_48),
+        ("qwen3-8b", "200", "32768", "8", "topk:1024", "compat", 4_453.850_299_760_64, 22_490.378_403_84),
+        ("qwen3-8b", "2048", "32768", "1", "topk:1024", "compat", 556.531_049_299_968, 2_783.138_807_808),
+        ("qwen3-8b", "200", "32768", "1", "block:16,64", "compat", 566.347_211_735_04, 4_163.536_650_24),
+        ("qwen3-8b", "200", "32768", "8", "block:16,64", "compat", 4_530.777_693_880_32, 33_189.384_683_52),
+        ("qwen3-14b", "200", "32768", "1", "block:32,16", "compat", 988.623_221_555_2, 2_323.856_424_96),
+        ("qwen3-8b", "2048", "10001", "3", "block:16,64,64", "compat", 514.600_572_351_744, 3_149.491_237_632),
+        ("qwen3-8b", "100", "500", "1", "topk:1024", "compat", 8.743_778_675_712, 77.875_126_272),
+        ("qwen3-8b", "100", "500", "1", "topk:1024", "exact", 8.293_219_2, 14.515_2),
+        ("qwen3-8b", "200", "32768", "1", "topk:1024", "exact", 556.330_811_129_856, 2_754.980_315_136),
+        ("qwen3-8b", "200", "32768", "8", "topk:1024", "exact", 4_450.646_489_038_848, 22_039.842_521_088),
+    ] {
+        let c = cost(&[
+            "--model", model, "--prompt", prompt, "--gen", generated, "--n", n, "--sparse", sparse, "--mode", mode,
+        ]);
+        near(&c["flops"], compute * 1e12);
+        near(&json!(c["bytes"].as_f64().expect("a number") * 562.5), memory * 1e12);
+    }
+    let roofline =
+        cost(&["--model", "qwen3-8b", "--model-kind", "roofline", "--target", "h200", "--gen", "1000", "--n", "8"]);
+    assert!(roofline["seconds"].as_f64().is_some_and(|s| (3.0..6.0).contains(&s)), "{roofline}");
+    let list = cost(&["--list"]);
+    assert!(list["models"].as_array().is_some_and(|m| m.contains(&"qwen3-8b".into())));
+    for target in ["h100", "h200", "a100", "b200", "l4"] {
+        let c = cost(&["--model", "qwen3-8b", "--model-kind", "roofline", "--target", target]);
+        assert!(c["seconds"].as_f64().is_some_and(|s| s > 0.0));
+    }
+    // The shape of a file.
+    let dir = project();
+    let c = inferc(dir.path(), &["cost", "--model", "model.gguf", "--format", "json"]).code(0).json();
+    assert!(c["flops"].as_f64().is_some_and(|f| f > 0.0));
+}
+
+#[test]
+fn tests_run_without_any_model() {
+    let dir = project();
+    let with = |expected: &str| {
+        format!(
+            "{ONE}\ntest \"what the model said\" {{\n    mock base = [\"Hi.\"];\n    assert one(\"a\").text == \"{expected}\";\n}}\n"
+        )
+    };
+    put(dir.path(), "good.infer", &with("Hi."));
+    put(dir.path(), "bad.infer", &with("Bye."));
+    std::fs::remove_file(dir.path().join("model.gguf")).expect("removed");
+    let good = inferc(dir.path(), &["test", "good.infer", "--format", "json"]).code(0).json();
+    assert_eq!((&good["ok"], &good["passed"], &good["failed"]), (&true.into(), &1.into(), &0.into()));
+    let bad = inferc(dir.path(), &["test", "good.infer", "bad.infer", "--format", "json"]).code(1).json();
+    assert_eq!((&bad["ok"], &bad["passed"], &bad["failed"]), (&false.into(), &1.into(), &1.into()));
+    assert!(bad["tests"][1]["failure"].as_str().is_some_and(|f| !f.is_empty()));
+    let text = inferc(dir.path(), &["test", "bad.infer"]).code(1).out;
+    assert!(text.contains("FAILED  bad.infer: what the model said") && text.contains("0 passed, 1 failed"), "{text}");
+    put(dir.path(), "broken.infer", BROKEN);
+    inferc(dir.path(), &["test", "broken.infer"]).code(1).says(&["E0201"]);
+}
+
+#[test]
+fn a_new_project_checks_tests_and_explains() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    inferc(dir.path(), &["new", "mine"]).code(0).says(&["mine/answer.infer", "inferc test"]);
+    let mine = dir.path().join("mine");
+    inferc(&mine, &["check", "--deny-warnings", "answer.infer"]).code(0);
+    inferc(&mine, &["fmt", "--check", "answer.infer"]).code(0);
+    inferc(&mine, &["test", "answer.infer"]).code(0);
+    inferc(dir.path(), &["new", "mine"]).code(2).says(&["exists already"]);
+    std::fs::copy(project().path().join("model.gguf"), mine.join("model.gguf")).expect("copied");
+    inferc(&mine, &["run", "answer.infer", "--", "--q", "2+2?", "--n", "1"]).code(0);
+    let doctor = inferc(&mine, &["doctor", "--format", "json"]).json();
+    let model =
+        doctor["checks"].as_array().expect("checks").iter().find(|c| c["name"] == "model").expect("the bound model");
+    assert_eq!(model["ok"], true);
+}
+
+#[test]
+fn small_commands_print_what_they_promise() {
+    let dir = project();
+    for (shell, word) in [("bash", "complete"), ("zsh", "#compdef inferc"), ("fish", "complete -c inferc")] {
+        assert!(inferc(dir.path(), &["completions", shell]).code(0).out.contains(word), "{shell}");
+    }
+    assert!(inferc(dir.path(), &["--version"]).code(0).out.contains(env!("CARGO_PKG_VERSION")));
+    let help = inferc(dir.path(), &["--help"]).code(0).out;
+    for name in
+        ["check", "fmt", "explain", "compile", "run", "test", "bench", "cost", "profile-device", "inspect", "doctor"]
+    {
+        assert!(help.contains(name), "{name}");
+        assert!(inferc(dir.path(), &[name, "--help"]).code(0).out.contains("Usage"), "{name}");
+    }
+    assert!(inferc(dir.path(), &["doc"]).code(0).out.contains("# Language reference"));
+    assert!(inferc(dir.path(), &["doc", "std"]).code(0).out.contains("std::prompts"));
+    assert!(inferc(dir.path(), &["doc", "std::prompts"]).code(0).out.contains("prompt"));
+    let doctor: Ran = inferc(dir.path(), &["doctor"]).code(0);
+    assert!(
+        doctor.out.contains("cpu") && doctor.out.contains("features") && doctor.out.contains("cache"),
+        "{}",
+        doctor.out
+    );
+}
+
+#[test]
+fn bench_grades_tasks_and_measures_kernels() {
+    let dir = project();
+    put(dir.path(), "t.jsonl", "{\"question\": \"1+1?\", \"answer\": \"2\"}\n\n{\"q\": \"2+2?\"}\n");
+    let report = inferc(dir.path(), &["bench", "one.infer", "--data", "t.jsonl", "--analyze", "--format", "json"])
+        .code(0)
+        .json();
+    assert_eq!((&report["tasks"], &report["graded"], &report["failed"]), (&2.into(), &1.into(), &0.into()));
+    fields(
+        &report,
+        &["accuracy", "accuracy_low", "accuracy_high", "tokens_per_task", "seconds_per_task", "latency", "operators"],
+    );
+    fields(&report, &["predicted_seconds", "measured_seconds"]);
+    let text =
+        inferc(dir.path(), &["bench", "one.infer", "--data", "t.jsonl", "--limit", "1", "--analyze"]).code(0).out;
+    assert!(text.contains("1 tasks") && text.contains("operator") && text.contains("decode base"), "{text}");
+    put(dir.path(), "bad.jsonl", "{\"q\": \"a\"}\n[1]\n");
+    inferc(dir.path(), &["bench", "one.infer", "--data", "bad.jsonl"]).code(2).says(&["bad.jsonl:2", "JSON object"]);
+    put(dir.path(), "bad.jsonl", "{\"x\": \"a\"}\n");
+    inferc(dir.path(), &["bench", "one.infer", "--data", "bad.jsonl"]).code(2).says(&["bad.jsonl:1", "q"]);
+    let kernels =
+        ["bench", "--kernels", "--model", "model.gguf", "--repeat", "1", "--format", "json", "--threads", "1"];
+    let row = inferc(dir.path(), &[&kernels[..], &["--case", "decode:depth=16"]].concat()).code(0).json();
+    assert!(row["tokens_per_second"].as_f64().is_some_and(|t| t > 0.0));
+    inferc(dir.path(), &[&kernels[..], &["--case", "encode:n=1"]].concat())
+        .code(2)
+        .says(&["encode:n=1", "prefill:n=N"]);
+    inferc(dir.path(), &[&kernels[..], &["--case", "decode:depth=5000"]].concat()).code(2).says(&["1024"]);
+}
+
+/// A closed pipe ends the output silently; an interrupt ends a run with a sentence.
+#[test]
+fn pipes_and_interrupts_end_cleanly() {
+    let dir = project();
+    let mut child =
+        command(dir.path(), &["doc"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+
+    put(dir.path(), "long.infer", &ONE.replace("64tok", "900tok").replace("16tok", "900tok"));
+    let model = gguf(Shape { layers: 24, ..SHAPE });
+    std::fs::write(dir.path().join("model.gguf"), model).expect("written");
+    let args = ["run", "long.infer", "--trace", "t.jsonl", "--", "--q", "Hello"];
+    let child = command(dir.path(), &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    // The trace exists once the model is loaded and the run is about to begin.
+    for _ in 0..600 {
+        if dir.path().join("t.jsonl").exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(kill.success());
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cancel"), "{output:?}");
+}
