@@ -118,6 +118,12 @@ impl Loaded {
         &self.model
     }
 
+    /// The file it was made from.
+    #[must_use]
+    pub fn gguf(&self) -> &Arc<Gguf> {
+        &self.gguf
+    }
+
     /// The forward program.
     #[must_use]
     pub fn program(&self) -> &Program {

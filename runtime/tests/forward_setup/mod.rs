@@ -37,14 +37,19 @@ fn beside(variable: &str, default: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from)
 }
 
-/// A reference file as JSON.
-pub(crate) fn reference(name: &str) -> Option<serde_json::Value> {
+/// A reference file as text.
+pub(crate) fn reference_text(name: &str) -> Option<String> {
     let path = beside("INFERC_REFERENCE", "../shared/reference").join(name);
-    let text = std::fs::read_to_string(&path);
-    if text.is_err() {
+    let text = std::fs::read_to_string(&path).ok();
+    if text.is_none() {
         eprintln!("skipped: no {}; point INFERC_REFERENCE at the reference outputs", path.display());
     }
-    serde_json::from_str(&text.ok()?).ok()
+    text
+}
+
+/// A reference file as JSON.
+pub(crate) fn reference(name: &str) -> Option<serde_json::Value> {
+    serde_json::from_str(&reference_text(name)?).ok()
 }
 
 /// The back end to test with: the fastest that this build has.
