@@ -1,7 +1,7 @@
 //! Measures this machine in a few seconds: read bandwidth by working set, rates of the real emitted kernels, barriers.
 //!
-//! Kernels are measured on small synthetic models, one per common weight format, as differences of whole steps: what a
-//! row adds to a step is arithmetic, what a key adds is attention. The fastest of several runs counts, because
+//! Kernels are measured on small synthetic models, one per common weight format, in whole steps: a step without keys is
+//! linear layers and barriers, what a key adds is attention. The fastest of several runs counts, because
 //! neighbours on a shared machine only ever slow a run down. Buffers are random: constant pages are read faster.
 
 use crate::cache::Cache;
@@ -14,6 +14,7 @@ use ir::plan::PrefixMode;
 use ir::schedule::Numerics;
 use ir::target::{Bandwidth, KernelRate, Target};
 use ir::tensor::DType;
+use runtime::device::cpu::{Function, Launch, Team};
 use runtime::device::probe;
 use runtime::forward::{Loaded, LocalModel, Options};
 use runtime::gguf::Gguf;
@@ -45,6 +46,8 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<&Cache>, say: &mut 
     let memory = host.total_memory as f64;
     target.memory = memory;
     target.measured = true;
+    say("barriers");
+    target.launch = barrier(threads)?;
     say("read bandwidth");
     target.read = bandwidth(threads as usize);
     if let Some(last) = target.read.last() {
@@ -140,11 +143,10 @@ fn kernels(
         let loaded = Loaded::load(gguf.clone(), &model, &program, &code, *count as usize)?;
         let options = Options { threads: *count as usize, kv_pages: 2048, prefix: PrefixMode::Shared };
         let mut local = LocalModel::new(loaded, &options)?;
-        let empty = step_seconds(&mut local, 1, 0)?;
+        let overhead = f64::from(5 * model.layers) * if *count > 1 { target.launch } else { 0.0 };
         for (i, rows) in ROWS.iter().enumerate() {
             let seconds = step_seconds(&mut local, *rows, 0)?;
-            // A step of one row is all overhead and one row; larger ones are compared with it.
-            let rate = if *rows == 1 { macs / empty } else { f64::from(rows - 1) * macs / (seconds - empty).max(1e-9) };
+            let rate = f64::from(*rows) * macs / (seconds - overhead).max(1e-9);
             if slot == 0 { per_rows.push((*rows, rate, rate)) } else { per_rows[i].2 = rate }
         }
         if attention {
@@ -156,9 +158,6 @@ fn kernels(
                 let rate = pairs / deep.max(1e-9);
                 let together = rows * model.heads / model.kv_heads;
                 if slot == 0 { attend.push((together, rate, rate)) } else { attend[i].2 = rate }
-            }
-            if slot + 1 == counts.len() {
-                target.launch = barrier(&mut local)?;
             }
         }
     }
@@ -199,10 +198,18 @@ fn step_seconds(model: &mut LocalModel, rows: u32, depth: usize) -> Result<f64> 
     Ok(best)
 }
 
-/// Seconds per launch: a step of one row of the small model, less what its arithmetic takes at the rate of four rows.
-fn barrier(model: &mut LocalModel) -> Result<f64> {
-    let one = step_seconds(model, 1, 0)?;
-    let two = step_seconds(model, 2, 0)?;
-    let layers = model.loaded().model().layers;
-    Ok(((2.0 * one - two) / f64::from(5 * layers + 2)).clamp(1e-7, 1e-4))
+/// Fastest seconds per launch of a list of launches that do nothing: what a barrier of the team costs.
+fn barrier(threads: u32) -> Result<f64> {
+    extern "C-unwind" fn nothing(_: *const u64, _: i64, _: i64) {}
+    const LAUNCHES: usize = 200;
+    let mut team = Team::new(threads as usize)?;
+    let list: Vec<Launch> = (0..LAUNCHES).map(|_| Launch::new(Function::native(nothing), Vec::new())).collect();
+    let mut best = f64::MAX;
+    for _ in 0..50 {
+        let start = Instant::now();
+        team.run(&list)?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    #[allow(clippy::cast_precision_loss, reason = "a small count")]
+    Ok((best / LAUNCHES as f64).max(1e-8))
 }
