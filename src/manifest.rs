@@ -3,7 +3,7 @@
 //! Takes the text and the folder it stands in, returns a [`Manifest`] with paths made absolute to that folder. It opens
 //! no model. Unknown keys are errors with the nearest known key, so that a misspelt binding is never silently ignored.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ir::strategy::Binding;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ pub fn load(source: &Path, given: Option<&Path>) -> Result<Manifest> {
         None if beside.is_file() => beside,
         None => return Ok(Manifest::default()),
     };
-    let text = std::fs::read_to_string(&path).with_context(|| {
+    let text = crate::inputs::source_text(&path).with_context(|| {
         format!("cannot read the manifest {}: check the path given with --manifest", path.display())
     })?;
     parse(&text, &path).with_context(|| format!("in the manifest {}", path.display()))
@@ -77,7 +77,11 @@ pub fn load(source: &Path, given: Option<&Path>) -> Result<Manifest> {
 /// # Errors
 /// Names the table and key, the cause and what is expected.
 pub fn parse(text: &str, path: &Path) -> Result<Manifest> {
-    let table: toml::Table = text.parse().context("not valid TOML")?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+        // The error's own text repeats the line, however long it is.
+        let line = e.span().and_then(|s| text.get(..s.start)).map_or(1, |before| before.matches('\n').count() + 1);
+        anyhow!("line {line} is not valid TOML: {}", e.message())
+    })?;
     known_keys(&table, TOP, "the manifest")?;
     match table.get("edition").map(|e| e.as_str()) {
         None | Some(Some("2026")) => {}

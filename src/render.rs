@@ -32,42 +32,90 @@ impl Sources {
         (line, before[start..].chars().count() + 1)
     }
 
+    /// One of the lines that a place begins or ends on is too long to be shown.
+    fn is_long(&self, span: Span) -> bool {
+        const SHOWN: usize = 1000;
+        let text = self.text(span.file).as_bytes();
+        [span.start, span.end].into_iter().any(|at| {
+            let (before, after) = text.split_at((at as usize).min(text.len()));
+            let ahead = after.iter().take(SHOWN + 1).take_while(|b| **b != b'\n').count();
+            let behind = before.iter().rev().take(SHOWN + 1).take_while(|b| **b != b'\n').count();
+            ahead + behind > SHOWN
+        })
+    }
+
     fn range(&self, span: Span) -> (String, std::ops::Range<usize>) {
         let len = self.text(span.file).len();
         let start = (span.start as usize).min(len);
-        (self.name(span.file).to_owned(), start..(span.end as usize).clamp(start, len))
+        (tame(self.name(span.file)), start..(span.end as usize).clamp(start, len))
     }
+}
+
+/// The text with what a terminal would obey put out of action: control characters and those that change the direction of
+/// text become stand-ins of as many bytes, so that places stay right.
+fn tame(text: &str) -> String {
+    let stand_in = |c: char| match (c, c.len_utf8()) {
+        ('\n' | '\t', _) => c,
+        ('\r', _) => ' ',
+        (c, 1) if c.is_control() => '?',
+        (c, 2) if c.is_control() || c == '\u{61c}' => '\u{bf}',
+        ('\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}', _) => char::REPLACEMENT_CHARACTER,
+        _ => c,
+    };
+    text.chars().map(stand_in).collect()
+}
+
+/// A diagnostic about a line that is too long to be shown.
+fn without_excerpt(headline: &str, d: &Diagnostic, sources: &Sources) -> String {
+    let place = |span: Span| {
+        let (line, column) = sources.position(span.file, span.start);
+        format!("{}:{line}:{column}", tame(sources.name(span.file)))
+    };
+    let mut out = format!("{headline}: {}\n  at {}: {}\n", tame(&d.message), place(d.span), tame(&d.label));
+    for (span, text) in &d.related {
+        let _ = writeln!(out, "  at {}: {}", place(*span), tame(text));
+    }
+    for text in d.help.iter().chain(&d.notes) {
+        let _ = writeln!(out, "  {}", tame(text));
+    }
+    out
 }
 
 /// Diagnostics as text, in order, with excerpts, causes and remedies.
 #[must_use]
 pub fn text(diagnostics: &[Diagnostic], sources: &Sources, color: bool) -> String {
     let mut out = String::new();
+    let shown: Vec<(String, String)> = sources.0.iter().map(|(name, text)| (tame(name), tame(text))).collect();
     for d in diagnostics {
         let word = if d.severity == Severity::Error { "error" } else { "warning" };
         let headline = format!("{word}[{}]", d.code.0);
+        if std::iter::once(d.span).chain(d.related.iter().map(|r| r.0)).any(|span| sources.is_long(span)) {
+            out.push_str(&without_excerpt(&headline, d, sources));
+            continue;
+        }
         let at = sources.range(d.span);
         let paint = if d.severity == Severity::Error { Color::Red } else { Color::Yellow };
         let config = Config::default().with_color(color).with_index_type(IndexType::Byte);
         let mut report = Report::build(ReportKind::Custom(&headline, paint), at.clone())
             .with_config(config)
-            .with_message(&d.message)
-            .with_label(Label::new(at).with_message(&d.label).with_color(paint).with_order(0));
+            .with_message(tame(&d.message))
+            .with_label(Label::new(at).with_message(tame(&d.label)).with_color(paint).with_order(0));
         for (span, text) in &d.related {
-            report = report
-                .with_label(Label::new(sources.range(*span)).with_message(text).with_color(Color::Blue).with_order(1));
+            report = report.with_label(
+                Label::new(sources.range(*span)).with_message(tame(text)).with_color(Color::Blue).with_order(1),
+            );
         }
         if let Some(fix) = &d.fix {
-            report = report.with_help(format!("{}: `{}`", fix.title, fix.text.trim()));
+            report = report.with_help(tame(&format!("{}: `{}`", fix.title, fix.text.trim())));
         }
         if let Some(help) = d.help.as_ref().filter(|h| d.fix.as_ref().is_none_or(|f| f.title != **h)) {
-            report = report.with_help(help);
+            report = report.with_help(tame(help));
         }
         for note in &d.notes {
-            report = report.with_note(note);
+            report = report.with_note(tame(note));
         }
         let mut bytes = Vec::new();
-        let cache = ariadne::sources(sources.0.clone());
+        let cache = ariadne::sources(shown.clone());
         if report.finish().write(cache, &mut bytes).is_ok() {
             let drawn = String::from_utf8_lossy(&bytes);
             // The headline's colour does not heed the setting.
@@ -125,4 +173,17 @@ pub fn json(diagnostics: &[Diagnostic], sources: &Sources) -> Value {
             })
             .collect(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_replaced_byte_for_byte() {
+        let hostile = "a\0\u{1b}[31m\u{9b}b\u{61c}\u{202e}c\u{2066}\t\n\r\u{e9}\u{1f642}";
+        let tamed = tame(hostile);
+        assert_eq!(tamed, "a??[31m\u{bf}b\u{bf}\u{fffd}c\u{fffd}\t\n \u{e9}\u{1f642}");
+        assert_eq!(tamed.len(), hostile.len());
+    }
 }

@@ -4,7 +4,9 @@
 mod artifact;
 mod backends;
 mod cli;
+mod hostile;
 mod model;
 mod program;
 mod project;
+mod run;
 mod tidy;
