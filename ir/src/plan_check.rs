@@ -46,9 +46,20 @@ pub fn plan(plan: &Plan) -> Result<(), Vec<String>> {
         faults.push(format!("the predicted cost is no cost: {c:?}"));
     }
     for d in &plan.decisions {
-        if !sound(d.cost.seconds) {
+        if !sound(d.cost.seconds) || !d.runners_up.iter().all(|r| sound(r.1.seconds)) {
             faults.push(format!("decision `{}` has no price", d.topic));
         }
+        // Prices are sums of floats: equal ones may differ in the last bits.
+        if let Some((name, _)) = d.runners_up.iter().find(|r| r.1.seconds < d.cost.seconds * (1.0 - 1e-9)) {
+            faults.push(format!("decision `{}` passed over `{name}`, which is cheaper", d.topic));
+        }
+    }
+    let mut depth = None;
+    for o in &plan.operators {
+        if o.depth > depth.map_or(0, |d: u32| d + 1) || !sound(o.cost.seconds) {
+            faults.push(format!("operator `{}` hangs in the air or has no price", o.name));
+        }
+        depth = Some(o.depth);
     }
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }

@@ -10,13 +10,14 @@ pub fn three(x: f64) -> String {
     if x == 0.0 || !x.is_finite() {
         return format!("{x}");
     }
-    #[allow(clippy::cast_possible_truncation, reason = "exponents of finite numbers are small")]
-    let exponent = x.abs().log10().floor() as i32;
+    // The exponent after rounding: 9.996 is 10.0, not 10.00.
+    let scientific = format!("{x:.2e}");
+    let exponent: i32 = scientific.split_once('e').and_then(|(_, e)| e.parse().ok()).unwrap_or(0);
     if (-3..=5).contains(&exponent) {
         let decimals = usize::try_from((2 - exponent).max(0)).unwrap_or(0);
         format!("{x:.decimals$}")
     } else {
-        format!("{x:.2e}")
+        scientific
     }
 }
 
@@ -162,7 +163,16 @@ mod tests {
 
     #[test]
     fn three_significant_digits() {
-        for (x, want) in [(0.0, "0"), (1.234, "1.23"), (45.67, "45.7"), (99_950.0, "99950"), (7.891e12, "7.89e12"), (0.01234, "0.0123")] {
+        for (x, want) in [
+            (0.0, "0"),
+            (1.234, "1.23"),
+            (45.67, "45.7"),
+            (99_950.0, "99950"),
+            (7.891e12, "7.89e12"),
+            (0.01234, "0.0123"),
+            (9.996, "10.0"),
+            (-0.9999, "-1.00"),
+        ] {
             assert_eq!(three(x), want);
         }
         assert_eq!(seconds(0.0041), "4.10 ms");

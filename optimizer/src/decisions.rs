@@ -37,7 +37,10 @@ impl World<'_> {
             if let Some(slot) = sites.get_mut(self.facts.sites[index].id as usize) {
                 *slot = planned.plan;
             }
-            decisions.extend(planned.decisions);
+            // As written: nothing was chosen.
+            if !self.options.naive {
+                decisions.extend(planned.decisions);
+            }
             rows.push(planned.rows);
         }
         decisions.extend(self.whole(egraph, points));

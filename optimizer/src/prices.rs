@@ -195,9 +195,9 @@ impl<'a> World<'a> {
         let mut heaviest = Demand { branches: 1.0, prompt, tokens: 1.0 };
         for (index, site) in self.facts.sites.iter().enumerate().filter(|(_, s)| s.role == Some(role)) {
             if let Kind::Generate { live, max, .. } = site.kind {
-                let tokens = self.mean_tokens(max);
-                if live * tokens > heaviest.branches * heaviest.tokens {
-                    heaviest = Demand { branches: live, prompt: self.contexts[index], tokens };
+                let (steps, alive) = self.wave_shape(live, max);
+                if alive * steps > heaviest.branches * heaviest.tokens {
+                    heaviest = Demand { branches: alive, prompt: self.contexts[index], tokens: steps };
                 }
             }
         }
@@ -233,6 +233,14 @@ impl<'a> World<'a> {
         (max * self.options.assumptions.length_share).max(1.0)
     }
 
+    /// Steps that `width` sequences take together and how many of them are alive on average. Lengths are taken as even
+    /// between 0 and twice their mean, cut off at `max`: the longest of `w` has `2w / (w + 1)` means.
+    fn wave_shape(&self, width: f64, max: f64) -> (f64, f64) {
+        let mean = self.mean_tokens(max);
+        let steps = (mean * 2.0 * width / (width + 1.0)).min(max).max(1.0);
+        (steps, (width * mean / steps).clamp(1.0, width.max(1.0)))
+    }
+
     /// Chance that no rule has stopped a site after `k` of `n` sequences: geometric, `stop_chance` by half of them.
     fn survival(&self, k: f64, n: f64) -> f64 {
         (1.0 - self.options.assumptions.stop_chance.clamp(0.0, 0.99)).powf(2.0 * k / n.max(1.0))
@@ -263,19 +271,17 @@ impl<'a> World<'a> {
         Some((time.times(site.times), tokens * site.times, wave.memory))
     }
 
-    /// A wave that no rule stops. Lengths are taken as even between 0 and twice their mean: a wave of `w` lasts
-    /// `2w / (w + 1)` means, cut off at `max`, its sequences end one after the other at equal distances, and a row has
-    /// two thirds of the mean of keys behind it, whatever the wave.
+    /// A wave that no rule stops: its sequences end one after the other at equal distances, and a row has two thirds of
+    /// the mean length of keys behind it, whatever the wave.
     fn whole_wave(&self, index: usize, width: u32, mode: PrefixMode) -> Option<Wave> {
         let site = &self.facts.sites[index];
         let roofline = self.roofline(site)?;
         let Kind::Generate { live, max, branches, .. } = site.kind else { return None };
-        let mean = self.mean_tokens(max);
         let width = if branches { live.round() } else { f64::from(width) }.max(1.0);
-        let steps = (mean * 2.0 * width / (width + 1.0)).min(max).max(1.0);
-        let keys = (mean * 2.0 / 3.0).min(max / 2.0);
+        let (steps, average) = self.wave_shape(width, max);
+        let keys = (self.mean_tokens(max) * 2.0 / 3.0).min(max / 2.0);
         // Sequences that end before the last step: all but one, fewer where `max` cuts many off at once.
-        let ending = if width > 1.0 { 2.0 * (width - width * mean / steps).max(0.0) / (width - 1.0) } else { 0.0 };
+        let ending = if width > 1.0 { 2.0 * (width - average) / (width - 1.0) } else { 0.0 };
         let prompt = self.contexts[index];
         let parts = width.min(f64::from(STRETCHES));
         let mut stretches = Vec::new();

@@ -290,6 +290,38 @@ fn models_that_do_not_fit_together_are_refused() {
     lawful(&strategy, &target, &options());
 }
 
+#[test]
+fn broken_plans_are_noticed() {
+    type Break = fn(&mut Plan);
+    let breaks: [(&str, Break); 6] = [
+        ("operator", |p| p.operators[1].depth = 9),
+        ("operator", |p| p.operators[1].cost.seconds = f64::NAN),
+        ("which is cheaper", |p| p.decisions[0].cost.seconds *= 1000.0),
+        ("no permutation", |p| {
+            p.sites.iter_mut().for_each(|s| {
+                if let SitePlan::Verify { order, .. } = s {
+                    order[0] = order[1]
+                }
+            });
+        }),
+        ("empty wave", |p| {
+            p.sites.iter_mut().for_each(|s| {
+                if let SitePlan::Generate { waves, .. } = s {
+                    waves.push(0)
+                }
+            });
+        }),
+        ("site plans", |p| p.sites.clear()),
+    ];
+    let plan = lawful(&strategy(VERIFIED), &reference(), &options());
+    for (word, change) in breaks {
+        let mut plan = plan.clone();
+        change(&mut plan);
+        let faults = ir::plan_check::plan(&plan).expect_err(word).join("; ");
+        assert!(faults.contains(word), "{faults}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -146,7 +146,6 @@ fn limits_hold_and_the_seed_stays() {
     sites.extend((2..40).map(|id| generate(id, 1000 + id, true, id, None)));
     let facts = Facts { sites, nodes: Vec::new() };
     let seed = encode(&facts);
-    let begun = std::time::Instant::now();
     let (egraph, root) = saturate(&seed, &facts, false);
     let nodes = egraph.total_number_of_nodes();
     assert!(nodes * 10 <= NODES * 11, "{nodes} nodes");
@@ -156,6 +155,4 @@ fn limits_hold_and_the_seed_stays() {
     let prices = Made { salt: 3, memory: f64::INFINITY };
     let (a, b) = (pareto(&egraph, root, &prices), pareto(&again.0, again.1, &prices));
     assert_eq!(a[0].total(&egraph, &prices).to_bits(), b[0].total(&again.0, &prices).to_bits());
-    let seconds = begun.elapsed().as_secs_f64() / 2.0;
-    assert!(seconds < 20.0, "{seconds} s on a busy machine; 2 s on a free one");
 }
