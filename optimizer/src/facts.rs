@@ -3,6 +3,7 @@
 //!
 //! The walk over the region skeleton is in `walk`. Nothing is priced here.
 
+mod prims;
 mod walk;
 
 use ir::strategy::Strategy;

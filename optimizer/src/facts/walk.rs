@@ -5,9 +5,7 @@
 //! every value comes from.
 
 use super::{Check, Facts, Kind, Node, Site, What};
-use ir::strategy::{
-    Action, Const, Generate, Level, Op, Part, Pat, Prim, Region, Rule, Speaker, Strategy, Var, VerifierOp,
-};
+use ir::strategy::{Action, Const, Generate, Level, Op, Part, Pat, Region, Rule, Speaker, Strategy, Var, VerifierOp};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Walks a strategy. `given` overrides parameters and tunables by name.
@@ -38,7 +36,7 @@ pub(super) fn facts(strategy: &Strategy, given: &BTreeMap<String, f64>) -> Facts
 
 /// The value of a variable, as far as it matters.
 #[derive(Clone, Debug)]
-enum Known {
+pub(super) enum Known {
     Number(f64),
     Role(u32),
     Context(u32, Option<u32>),
@@ -63,7 +61,7 @@ fn number(c: &Const) -> Option<f64> {
 /// The messages of a prompt.
 type Messages = Vec<(Speaker, Vec<Part>)>;
 
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     strategy: &'a Strategy,
     given: &'a BTreeMap<String, f64>,
     env: BTreeMap<Var, Known>,
@@ -83,7 +81,7 @@ struct Walk<'a> {
     /// What `break` or `return` carried out of the regions in hand.
     left: Option<(Known, BTreeSet<usize>)>,
     /// How often what is being bound is bound per run.
-    times: f64,
+    pub(super) times: f64,
     /// How often each variable is bound per run.
     born: BTreeMap<Var, f64>,
 }
@@ -93,7 +91,7 @@ const ROUNDS: f64 = 0.5;
 
 impl Walk<'_> {
     /// The value of a variable; the bind in hand depends on it from now on.
-    fn get(&mut self, var: Var) -> Known {
+    pub(super) fn get(&mut self, var: Var) -> Known {
         if let Some(from) = self.from.get(&var) {
             self.reads.extend(from);
         }
@@ -107,18 +105,18 @@ impl Walk<'_> {
         }
     }
 
-    fn set(&mut self, var: Var, known: Known) {
+    pub(super) fn set(&mut self, var: Var, known: Known) {
         self.from.insert(var, self.reads.clone());
         self.born.insert(var, self.times);
         self.env.insert(var, known);
     }
 
-    fn fresh(&mut self, times: f64) -> u32 {
+    pub(super) fn fresh(&mut self, times: f64) -> u32 {
         self.contexts.push(times);
         u32::try_from(self.contexts.len() - 1).expect("contexts are numbered with 32 bits")
     }
 
-    fn node(&mut self, what: What) {
+    pub(super) fn node(&mut self, what: What) {
         let reads = self.reads.union(&self.control).copied().collect();
         self.facts.nodes.push(Node { what, reads });
         self.node = Some(self.facts.nodes.len() - 1);
@@ -129,7 +127,7 @@ impl Walk<'_> {
         self.node(What::Site(self.facts.sites.len() - 1));
     }
 
-    fn region(&mut self, region: &Region, times: f64) -> Known {
+    pub(super) fn region(&mut self, region: &Region, times: f64) -> Known {
         let mut outer = std::mem::take(&mut self.reads);
         let control = self.control.clone();
         self.control.extend(&outer);
@@ -348,71 +346,6 @@ impl Walk<'_> {
         })
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "lists of strategies are short")]
-    fn prim(&mut self, prim: &Prim, args: &[Var], times: f64) -> Known {
-        let values: Vec<Known> = args.iter().map(|v| self.get(*v)).collect();
-        match (prim, &values[..]) {
-            (Prim::List, _) => {
-                let first = values.first().cloned().unwrap_or(Known::Other);
-                Known::List(Box::new(first), args.len() as f64)
-            }
-            (Prim::Tuple, _) => Known::Tuple(values),
-            (Prim::TupleField(i), [Known::Tuple(parts)]) => parts.get(*i as usize).cloned().unwrap_or(Known::Other),
-            (Prim::Range | Prim::RangeInclusive, [Known::Number(a), Known::Number(b)]) => {
-                let len = b - a + f64::from(u8::from(*prim == Prim::RangeInclusive));
-                Known::List(Box::new(Known::Other), len.max(0.0))
-            }
-            (Prim::Enumerate, [Known::List(item, n)]) => {
-                Known::List(Box::new(Known::Tuple(vec![Known::Other, (**item).clone()])), *n)
-            }
-            (Prim::Add, [Known::List(a, n), Known::List(_, m)]) => Known::List(a.clone(), n + m),
-            (Prim::Add, [Known::Number(a), Known::Number(b)]) => Known::Number(a + b),
-            (Prim::Sub, [Known::Number(a), Known::Number(b)]) => Known::Number(a - b),
-            (Prim::Mul, [Known::Number(a), Known::Number(b)]) => Known::Number(a * b),
-            (Prim::Div, [Known::Number(a), Known::Number(b)]) if *b != 0.0 => Known::Number(a / b),
-            (Prim::CtxAdd, [before, added]) => {
-                // What stands behind a sequence still extends it: `c.add(s).add("Is that right?")`.
-                let extends = match (added, before) {
-                    (Known::Sample(s), _) | (_, Known::Context(_, Some(s))) => Some(*s),
-                    _ => None,
-                };
-                Known::Context(self.fresh(times), extends)
-            }
-            (Prim::Index | Prim::First, [list, ..]) => element(list),
-            (Prim::VoteTop, [list, ..]) => list.clone(),
-            (_, [list, ..]) => {
-                selection(prim).map_or(Known::Other, |name| self.select(prim, name, list, &values, times))
-            }
-            _ => Known::Other,
-        }
-    }
-
-    /// A primitive that calls functions for each element of a list, or each pair.
-    fn select(&mut self, prim: &Prim, name: &'static str, list: &Known, values: &[Known], times: f64) -> Known {
-        let len = if let Known::List(_, n) = list { *n } else { 1.0 };
-        let calls = if matches!(prim, Prim::SemanticEntropy) { len * (len - 1.0) / 2.0 } else { len };
-        let mut mapped = Known::Other;
-        for known in &values[1..] {
-            if let Known::Lambda(region) = known {
-                self.times = times * calls.max(0.0);
-                for param in &region.params {
-                    self.set(*param, element(list));
-                }
-                mapped = self.region(region, times * calls.max(0.0));
-            }
-        }
-        if !matches!(prim, Prim::All | Prim::Any | Prim::Map | Prim::Filter) {
-            self.node(What::Select(name, len, times));
-        }
-        match prim {
-            Prim::Best => element(list),
-            // A vote stands for its members, for `vote.top`.
-            Prim::Top | Prim::Prune | Prim::Filter | Prim::Vote => list.clone(),
-            Prim::Map => Known::List(Box::new(mapped), len),
-            _ => Known::Other,
-        }
-    }
-
     fn role(&mut self, model: Var) -> Option<u32> {
         match self.get(model) {
             Known::Role(r) => Some(r),
@@ -482,28 +415,4 @@ impl Walk<'_> {
         let sample = Known::Sample(g.site);
         if g.n.is_some() { Known::List(Box::new(sample), live) } else { sample }
     }
-}
-
-fn element(list: &Known) -> Known {
-    match list {
-        Known::List(item, _) => (**item).clone(),
-        _ => Known::Other,
-    }
-}
-
-/// Primitives that call functions on the elements of a list, by name.
-fn selection(prim: &Prim) -> Option<&'static str> {
-    Some(match prim {
-        Prim::Best => "best",
-        Prim::Top => "top",
-        Prim::Prune => "prune",
-        Prim::Vote => "vote",
-        Prim::Agree => "agree",
-        Prim::SemanticEntropy => "semantic_entropy",
-        Prim::All => "all",
-        Prim::Any => "any",
-        Prim::Map => "map",
-        Prim::Filter => "filter",
-        _ => return None,
-    })
 }
