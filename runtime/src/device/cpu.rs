@@ -275,11 +275,13 @@ impl Shared {
 pub struct Team {
     shared: Arc<Shared>,
     workers: Vec<std::thread::JoinHandle<()>>,
+    /// Processors of the members, the caller's first; empty when there are fewer processors than members.
+    cpus: Vec<usize>,
 }
 
 impl Team {
     /// Starts `members - 1` threads (at most [`MAX_TEAM`] members). When every member can have a core of its own, each
-    /// started thread stays on one; the caller's thread is left alone.
+    /// started thread stays on one; the caller's thread is only moved off those cores when a run finds it there.
     ///
     /// # Errors
     /// [`Error::System`] when a thread cannot be started.
@@ -296,14 +298,18 @@ impl Team {
             failure: Mutex::new(None),
             members,
         });
-        let mut team = Self { shared, workers: Vec::new() };
-        let cpus = allowed_cpus();
+        let mut cpus = allowed_cpus();
+        if members > cpus.len() {
+            cpus.clear();
+        }
+        cpus.truncate(members);
+        let mut team = Self { shared, workers: Vec::new(), cpus };
         for member in 1..members {
             let shared = Arc::clone(&team.shared);
-            let cpu = if members <= cpus.len() { cpus.get(member).copied() } else { None };
+            let cpu = team.cpus.get(member).copied();
             let spawned = std::thread::Builder::new().name(format!("team-{member}")).spawn(move || {
                 if let Some(cpu) = cpu {
-                    pin(cpu);
+                    restrict(&[cpu]);
                 }
                 shared.follow(member);
             });
@@ -329,6 +335,7 @@ impl Team {
     pub fn run(&mut self, list: &[Launch]) -> Result<()> {
         let shared = &*self.shared;
         if !list.is_empty() && !shared.barrier.is_poisoned() {
+            self.step_aside();
             let done = shared.done.now();
             if shared.members > 1 {
                 shared.list.store(list.as_ptr().cast_mut(), Release);
@@ -344,6 +351,19 @@ impl Team {
         match &*shared.failure.lock().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
             Some((member, cause)) => Err(Error::Team { member: *member, cause: cause.clone() }),
+        }
+    }
+
+    /// Moves the caller's thread off a worker's processor: the two would take turns on it while another one idles. The
+    /// thread may go anywhere afterwards, so that processes it starts are not tied to one core.
+    fn step_aside(&self) {
+        let [home, workers @ ..] = &self.cpus[..] else { return };
+        // SAFETY: no arguments; a negative answer means that the system does not tell.
+        let now = unsafe { libc::sched_getcpu() };
+        if usize::try_from(now).is_ok_and(|cpu| workers.contains(&cpu)) {
+            let allowed = allowed_cpus();
+            restrict(&[*home]);
+            restrict(&allowed);
         }
     }
 }
@@ -374,12 +394,14 @@ pub fn allowed_cpus() -> Vec<usize> {
     (0..count).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
 }
 
-/// Keeps this thread on one processor; a refusal changes nothing but speed.
-fn pin(cpu: usize) {
-    // SAFETY: plain data, an index taken from such a set, and a pointer with its size.
+/// Keeps this thread on some processors; a refusal changes nothing but speed.
+fn restrict(cpus: &[usize]) {
+    // SAFETY: plain data, indices taken from such a set, and a pointer with its size.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
+        for cpu in cpus {
+            libc::CPU_SET(*cpu, &mut set);
+        }
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
     }
 }
