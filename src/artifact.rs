@@ -49,7 +49,8 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Artifact> {
     }
 }
 
-/// Writes bytes under a name all at once: a temporary file beside it, synced, renamed.
+/// Writes bytes under a name all at once: a temporary file beside it, synced, renamed. A file that is there already keeps
+/// its permissions.
 ///
 /// # Errors
 /// When the folder cannot be written; nothing is left under the name then.
@@ -59,7 +60,14 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         path.file_name().ok_or_else(|| anyhow!("cannot write {}: it names no file", path.display()))?.to_string_lossy();
     let temporary: PathBuf = folder.join(format!(".{name}.{}", std::process::id()));
     let put = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&temporary)?;
+        // What a killed writer of this number left; never a link that someone put there.
+        let _ = std::fs::remove_file(&temporary);
+        let mut file = std::fs::File::create_new(&temporary)?;
+        if let Ok(old) = std::fs::metadata(path)
+            && old.is_file()
+        {
+            file.set_permissions(old.permissions())?;
+        }
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)

@@ -27,7 +27,13 @@ fn main() -> ExitCode {
         Command::Completions(a) => command::completions(a),
     };
     match outcome {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => match command::lost_output() {
+            None => ExitCode::from(code),
+            Some(why) => {
+                command::say(&format!("error: cannot write to standard output: {why}"));
+                ExitCode::from(2)
+            }
+        },
         Err(error) => {
             command::say(&format!("error: {error:#}"));
             ExitCode::from(2)

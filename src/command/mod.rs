@@ -25,6 +25,7 @@ use ir::schedule::Numerics;
 use ir::target::Isa;
 use serde_json::Value;
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::OnceLock;
 
 /// Success.
 pub(crate) const OK: u8 = 0;
@@ -40,8 +41,19 @@ pub(crate) const FORMAT_VERSION: &str = "1.0";
 /// Prints data. A closed pipe ends the output silently, as `head` expects.
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes());
-    let _ = out.flush();
+    if let Err(e) = out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        && e.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        let _ = LOST.set(e.to_string());
+    }
+}
+
+/// Why printed data did not arrive: the first failure.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// The same for whoever decides on the exit code: a full disk must not look like success.
+pub(crate) fn lost_output() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
 }
 
 /// Says words to the person.
@@ -114,9 +126,10 @@ impl Binding {
     }
 }
 
-/// Writes a file all at once.
+/// Writes a file all at once; behind a link, the file that it names.
 pub(crate) fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
-    inferc::artifact::write(path, bytes)
+    let real = std::fs::canonicalize(path);
+    inferc::artifact::write(real.as_deref().unwrap_or(path), bytes)
 }
 
 /// Says the diagnostics of a checked file.

@@ -2,12 +2,13 @@
 
 use super::{OK, print, print_json, say};
 use crate::args::{Format, ProfileArgs};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use inferc::cache::Cache;
 use inferc::{artifact, machine, profile};
 use ir::plan_text::three;
 use serde_json::json;
 use std::io::IsTerminal as _;
+use std::path::Path;
 
 /// Runs the command.
 pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
@@ -20,6 +21,13 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
         .threads
         .unwrap_or_else(|| u32::try_from(runtime::device::probe::probe().threads).unwrap_or(1))
         .clamp(1, 1024);
+    if args.threads == Some(0) {
+        bail!("--threads must be at least 1");
+    }
+    let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        bail!("cannot write {}: there is no folder {}", output.display(), folder.display());
+    }
     let start = std::time::Instant::now();
     let loud = std::io::stderr().is_terminal();
     let cache = Cache::open().ok();

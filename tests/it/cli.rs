@@ -136,6 +136,20 @@ fn fmt_is_idempotent_and_keeps_comments() {
 }
 
 #[test]
+fn rewritten_files_stay_what_they_are() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let dir = project();
+    let real = dir.path().join("real.infer");
+    std::fs::write(&real, ONE.replace("    gen", "gen")).expect("written");
+    std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o640)).expect("set");
+    symlink("real.infer", dir.path().join("link.infer")).expect("linked");
+    inferc(dir.path(), &["fmt", "link.infer"]).code(0);
+    assert_eq!(std::fs::read_to_string(&real).expect("readable"), ONE);
+    assert!(dir.path().join("link.infer").is_symlink());
+    assert_eq!(std::fs::metadata(&real).expect("there").permissions().mode() & 0o777, 0o640);
+}
+
+#[test]
 fn every_code_is_explained() {
     let folder = root("");
     for entry in dsl::codes::CODES {
@@ -526,6 +540,11 @@ fn pipes_and_interrupts_end_cleanly() {
     let output = child.wait_with_output().expect("ends");
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("a full device");
+    let output = command(dir.path(), &["doc"]).stdout(full()).stderr(Stdio::piped()).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write to standard output"), "{output:?}");
+
     put(dir.path(), "long.infer", &ONE.replace("64tok", "900tok").replace("16tok", "900tok"));
     let model = gguf(Shape { layers: 24, ..SHAPE });
     std::fs::write(dir.path().join("model.gguf"), model).expect("written");
@@ -543,4 +562,23 @@ fn pipes_and_interrupts_end_cleanly() {
     let output = child.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("cancel"), "{output:?}");
+}
+
+#[test]
+fn a_measured_profile_is_a_target() {
+    let dir = project();
+    let args = ["profile-device", "-o", "here.json", "--threads", "1", "--format", "json"];
+    let report = inferc(dir.path(), &args).code(0).json();
+    assert!(report["bandwidth"].as_f64().is_some_and(|b| b > 1e6), "{report}");
+    assert!(report["target"]["kernels"].as_array().is_some_and(|k| k.len() > 10));
+    let explained = ["explain", "votes.infer", "--target", "here.json", "--format", "json"];
+    let first = inferc(dir.path(), &explained).code(0).json();
+    assert_eq!(inferc(dir.path(), &explained).code(0).json(), first, "the same profile gives the same plan");
+    assert!(first["estimated"]["seconds"].as_f64().is_some_and(|s| s > 0.0));
+    let run = ["run", "one.infer", "--target", "here.json", "--format", "json", "--", "--q", "Hello"];
+    assert_eq!(inferc(dir.path(), &run).code(0).json()["target"], first["target"]);
+    let start = std::time::Instant::now();
+    inferc(dir.path(), &["profile-device", "-o", "none/here.json"]).code(2).says(&["none/here.json", "no folder"]);
+    inferc(dir.path(), &["profile-device", "--threads", "0"]).code(2).says(&["--threads"]);
+    assert!(start.elapsed().as_secs() < 5, "what cannot be written is measured first");
 }
