@@ -208,7 +208,10 @@ fn sections(bytes: &[u8]) -> Result<[&[u8]; 4], ArtifactError> {
         let at = HEADER + ENTRY * i;
         let stored = header[at..at + 16].split(|b| *b == 0).next().unwrap_or_default();
         if stored != name.as_bytes() || long(at + 16) != expected {
-            return Err(ArtifactError::Malformed("header".to_owned(), format!("section `{name}` is not where it belongs")));
+            return Err(ArtifactError::Malformed(
+                "header".to_owned(),
+                format!("section `{name}` is not where it belongs"),
+            ));
         }
         let next = expected.checked_add(long(at + 24)).ok_or_else(|| truncated(name))?;
         let range = usize::try_from(expected).ok().zip(usize::try_from(next).ok());

@@ -144,10 +144,30 @@ pub const SHAPES: &[Shape] = &[
     Shape { name: "qwen3-14b", parameters: 14.77e9, dims: (5120, 40, 40, 8, 128, 17_408, 151_936), tied: false },
     Shape { name: "qwen3-32b", parameters: 32.76e9, dims: (5120, 64, 64, 8, 128, 25_600, 151_936), tied: false },
     Shape { name: "qwen3-30b-a3b", parameters: 3.3e9, dims: (2048, 48, 32, 4, 128, 768 * 8, 151_936), tied: false },
-    Shape { name: "ds-r1-distill-qwen-1.5b", parameters: 1.78e9, dims: (1536, 28, 12, 2, 128, 8960, 151_936), tied: false },
-    Shape { name: "ds-r1-distill-qwen-7b", parameters: 7.62e9, dims: (3584, 28, 28, 4, 128, 18_944, 152_064), tied: false },
-    Shape { name: "ds-r1-distill-qwen-14b", parameters: 14.77e9, dims: (5120, 48, 40, 8, 128, 13_824, 152_064), tied: false },
-    Shape { name: "ds-r1-distill-qwen-32b", parameters: 32.76e9, dims: (5120, 64, 40, 8, 128, 27_648, 152_064), tied: false },
+    Shape {
+        name: "ds-r1-distill-qwen-1.5b",
+        parameters: 1.78e9,
+        dims: (1536, 28, 12, 2, 128, 8960, 151_936),
+        tied: false,
+    },
+    Shape {
+        name: "ds-r1-distill-qwen-7b",
+        parameters: 7.62e9,
+        dims: (3584, 28, 28, 4, 128, 18_944, 152_064),
+        tied: false,
+    },
+    Shape {
+        name: "ds-r1-distill-qwen-14b",
+        parameters: 14.77e9,
+        dims: (5120, 48, 40, 8, 128, 13_824, 152_064),
+        tied: false,
+    },
+    Shape {
+        name: "ds-r1-distill-qwen-32b",
+        parameters: 32.76e9,
+        dims: (5120, 64, 40, 8, 128, 27_648, 152_064),
+        tied: false,
+    },
     Shape { name: "llama-3-8b", parameters: 8.03e9, dims: (4096, 32, 32, 8, 128, 14_336, 128_256), tied: false },
     Shape { name: "smollm2-135m", parameters: 134.515e6, dims: (576, 30, 9, 3, 64, 1536, 49_152), tied: true },
     Shape { name: "qwen2.5-0.5b", parameters: 0.494e9, dims: (896, 24, 14, 2, 64, 4864, 151_936), tied: true },
@@ -173,7 +193,11 @@ pub fn known(name: &str) -> Option<Model> {
         rope_base: 1e6,
         rms_eps: 1e-6,
         tied: s.tied,
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the table holds positive counts below 2^53")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the table holds positive counts below 2^53"
+        )]
         parameters: s.parameters as u64,
         tensors: Vec::new(),
         identity: String::new(),

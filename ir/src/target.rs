@@ -91,11 +91,7 @@ struct Builtin {
 
 const NO_ISA: Isa = Isa { avx2: false, avx512: false, vnni: false };
 
-const fn gpu(
-    name: &'static str,
-    aliases: &'static [&'static str],
-    peaks: (f64, f64, f64),
-) -> Builtin {
+const fn gpu(name: &'static str, aliases: &'static [&'static str], peaks: (f64, f64, f64)) -> Builtin {
     Builtin { name, aliases, kind: TargetKind::Gpu, peaks, threads: 1, launch: 1.3e-6, isa: NO_ISA }
 }
 
@@ -184,7 +180,9 @@ impl Target {
             }
         };
         match self.read.iter().position(|b| b.bytes >= bytes) {
-            _ if self.read.is_empty() => self.bandwidth * f64::from(threads.min(self.threads)) / f64::from(self.threads),
+            _ if self.read.is_empty() => {
+                self.bandwidth * f64::from(threads.min(self.threads)) / f64::from(self.threads)
+            }
             None => rate(&self.read[self.read.len() - 1]),
             Some(0) => rate(&self.read[0]),
             Some(i) => {

@@ -36,8 +36,17 @@ pub enum DType {
 impl DType {
     /// Every supported type, in the order of the enum.
     pub const ALL: [Self; 11] = [
-        Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q4_K,
-        Self::Q5_K, Self::Q6_K,
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
     ];
 
     /// The field's name: `Q4_1`, `BF16`, ….

@@ -1,6 +1,5 @@
 //! Selection, votes, routes, scores, formats and written answers.
 
-
 mod exec_setup;
 
 use exec_setup::*;

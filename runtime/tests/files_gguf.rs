@@ -1,6 +1,5 @@
 //! GGUF files that are cut, flipped, or lie: every one is a typed error or a model, never a panic, and costs little.
 
-
 use inferc_runtime::gguf::{Fault, Gguf, MAX_TENSORS, Value};
 use inferc_runtime::model_config::model_from_config;
 use ir::model::Family;
