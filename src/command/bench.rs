@@ -4,7 +4,7 @@ use super::{FAILED, OK, print, print_json, say};
 use crate::args::{BenchArgs, Format};
 use anyhow::{Context as _, Result, bail};
 use inferc::measure::{self, Case, Measured};
-use inferc::prepare::{self, Prepared};
+use inferc::prepare::Prepared;
 use inferc::{engine, grade, inputs, manifest, report};
 use ir::plan::{Plan, PrefixMode};
 use ir::plan_text::{seconds, three};
@@ -40,18 +40,7 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
     let data = args.data.as_deref().context("name the tasks with --data FILE")?;
     let tasks = tasks(data, args.limit)?;
     let (path, name) = inputs::split(source);
-    let checked = inputs::check(&path)?;
-    super::report_diagnostics(&checked);
-    if !checked.is_clean() {
-        return Ok(FAILED);
-    }
-    let lowered = match prepare::strategy(&checked, name.as_deref())? {
-        Ok(strategy) => strategy,
-        Err(diagnostics) => {
-            super::say_diagnostics(&diagnostics, &checked.sources);
-            return Ok(FAILED);
-        }
-    };
+    let Some((checked, lowered)) = super::lowered(&path, name.as_deref())? else { return Ok(FAILED) };
     let manifest = manifest::load(&path, args.binding.manifest.as_deref())?;
     let machine = args.binding.machine(Some(&manifest), true)?;
     machine.runs_here()?;

@@ -4,7 +4,7 @@ use super::{FAILED, OK, print, print_json, say};
 use crate::args::{CompileArgs, Emit, Format};
 use anyhow::{Result, bail};
 use inferc::inputs;
-use inferc::prepare::{self, Prepared};
+use inferc::prepare::Prepared;
 use serde_json::json;
 
 /// Runs the command.
@@ -19,18 +19,7 @@ pub(crate) fn run(args: &CompileArgs) -> Result<u8> {
         }
         return Ok(if checked.is_clean() { OK } else { FAILED });
     }
-    let checked = inputs::check(&path)?;
-    super::report_diagnostics(&checked);
-    if !checked.is_clean() {
-        return Ok(FAILED);
-    }
-    let strategy = match prepare::strategy(&checked, name.as_deref())? {
-        Ok(strategy) => strategy,
-        Err(diagnostics) => {
-            super::say_diagnostics(&diagnostics, &checked.sources);
-            return Ok(FAILED);
-        }
-    };
+    let Some((checked, strategy)) = super::lowered(&path, name.as_deref())? else { return Ok(FAILED) };
     if args.emit == Some(Emit::Ir) {
         print(&strategy.to_string());
         return Ok(OK);

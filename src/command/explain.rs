@@ -4,7 +4,7 @@ use super::{FAILED, OK, print, print_json};
 use crate::args::{ExplainArgs, Format};
 use crate::command::check::grouped;
 use anyhow::{Context as _, Result, bail};
-use inferc::prepare::{self, Prepared};
+use inferc::prepare::Prepared;
 use inferc::{inputs, manifest, report};
 use ir::plan::{Assumptions, Plan};
 use ir::plan_text::{bytes, seconds, three};
@@ -39,18 +39,7 @@ struct WhatIf {
 
 fn strategy(args: &ExplainArgs) -> Result<u8> {
     let (path, name) = inputs::split(&args.what);
-    let checked = inputs::check(&path)?;
-    super::report_diagnostics(&checked);
-    if !checked.is_clean() {
-        return Ok(FAILED);
-    }
-    let lowered = match prepare::strategy(&checked, name.as_deref())? {
-        Ok(strategy) => strategy,
-        Err(diagnostics) => {
-            super::say_diagnostics(&diagnostics, &checked.sources);
-            return Ok(FAILED);
-        }
-    };
+    let Some((_, lowered)) = super::lowered(&path, name.as_deref())? else { return Ok(FAILED) };
     let manifest = manifest::load(&path, args.binding.manifest.as_deref())?;
     let assumptions = Assumptions { prompt_tokens: args.prompt.clamp(1, 1 << 30), ..optimizer::ASSUMPTIONS };
     let machine = args.binding.machine_for(args.binding.target.first().cloned(), Some(&manifest), false)?;

@@ -19,9 +19,11 @@ use crate::args::{BackendArg, Binding, CompletionArgs, IsaArg, NumericsArg};
 use anyhow::Result;
 use clap::CommandFactory as _;
 use codegen::Backend;
+use inferc::inputs::Checked;
 use inferc::machine::{Machine, Wishes};
 use inferc::manifest::Manifest;
 use ir::schedule::Numerics;
+use ir::strategy::Strategy;
 use ir::target::Isa;
 use serde_json::Value;
 use std::io::{IsTerminal as _, Write as _};
@@ -133,8 +135,24 @@ pub(crate) fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<(
 }
 
 /// Says the diagnostics of a checked file.
-pub(crate) fn report_diagnostics(checked: &inferc::inputs::Checked) {
+pub(crate) fn report_diagnostics(checked: &Checked) {
     say_diagnostics(&checked.diagnostics, &checked.sources);
+}
+
+/// A checked file and one of its strategies, ready to be planned; `None` when there are errors, which were said.
+pub(crate) fn lowered(path: &std::path::Path, name: Option<&str>) -> Result<Option<(Checked, Strategy)>> {
+    let checked = inferc::inputs::check(path)?;
+    report_diagnostics(&checked);
+    if !checked.is_clean() {
+        return Ok(None);
+    }
+    match inferc::prepare::strategy(&checked, name)? {
+        Ok(strategy) => Ok(Some((checked, strategy))),
+        Err(diagnostics) => {
+            say_diagnostics(&diagnostics, &checked.sources);
+            Ok(None)
+        }
+    }
 }
 
 /// Says diagnostics.

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use inferc::engine::{self, Ready};
 use inferc::inputs;
 use inferc::machine::Machine;
-use inferc::prepare::{self, Prepared};
+use inferc::prepare::Prepared;
 use inferc::render::Sources;
 use inferc::{artifact, manifest, report};
 use ir::artifact::Artifact;
@@ -126,18 +126,7 @@ fn from_source(
     name: Option<&str>,
     bar: &ProgressBar,
 ) -> Result<Option<Request>> {
-    let checked = inputs::check(path)?;
-    if !checked.is_clean() {
-        super::report_diagnostics(&checked);
-        return Ok(None);
-    }
-    let strategy = match prepare::strategy(&checked, name)? {
-        Ok(strategy) => strategy,
-        Err(diagnostics) => {
-            super::say_diagnostics(&diagnostics, &checked.sources);
-            return Ok(None);
-        }
-    };
+    let Some((checked, strategy)) = super::lowered(path, name)? else { return Ok(None) };
     let manifest = manifest::load(path, args.binding.manifest.as_deref())?;
     let machine = args.binding.machine(Some(&manifest), !args.no_cache)?;
     machine.runs_here()?;
