@@ -89,7 +89,7 @@ pub struct Measured {
 /// # Errors
 /// When the planner finds none.
 pub fn plan(path: &Path, model: &Model, target: &Target, threads: u32, numerics: Numerics) -> Result<ModelPlan> {
-    let strategy = crate::measure::workload_strategy();
+    let strategy = workload_strategy();
     let options = optimizer::Options {
         assumptions: optimizer::ASSUMPTIONS,
         values: std::collections::BTreeMap::new(),

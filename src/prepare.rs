@@ -51,13 +51,7 @@ impl Prepared {
     ///
     /// # Errors
     /// When a role is unbound or bound to the wrong kind, a model file is unreadable, or a setting names nothing.
-    pub fn new(
-        strategy: Strategy,
-        manifest: &Manifest,
-        models: &[String],
-        settings: &[String],
-        machine: &Machine,
-    ) -> Result<Self> {
+    pub fn new(strategy: Strategy, manifest: &Manifest, models: &[String], settings: &[String]) -> Result<Self> {
         let bindings = inputs::bind(&strategy.roles, manifest, models)?;
         let mut shapes = Vec::new();
         let mut verifiers = Vec::new();
@@ -75,7 +69,6 @@ impl Prepared {
                 }
             });
         }
-        let _ = machine;
         let mut tuned: BTreeMap<String, String> = BTreeMap::new();
         let mut values = BTreeMap::new();
         for (name, value) in &manifest.tunables {

@@ -234,7 +234,7 @@ pub(crate) const DOCS: &[Builtin] = &[
         "command",
         "program: Text, ..args: Text",
         "Verifier",
-        "a host program: words of the command line; the answer is its standard input, exit code 0 is right.",
+        "a host program: words of the command line; its standard input is one JSON line `{text, value, args}`, exit code 0 is right, a number as the last line of output is the score.",
         true,
     ),
     row(

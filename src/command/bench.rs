@@ -44,7 +44,7 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
     let manifest = manifest::load(&path, args.binding.manifest.as_deref())?;
     let machine = args.binding.machine(Some(&manifest), true)?;
     machine.runs_here()?;
-    let prepared = Prepared::new(lowered, &manifest, &args.binding.models, &args.binding.set, &machine)?;
+    let prepared = Prepared::new(lowered, &manifest, &args.binding.models, &args.binding.set)?;
     let artifact = prepared.artifact(&machine, optimizer::ASSUMPTIONS, &checked)?;
     let cancel = super::run::cancel_on_interrupt()?;
     let mut ready = engine::load(artifact, &prepared.verifiers, &prepared.tuned, &cancel, &mut |_| {})?;

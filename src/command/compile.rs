@@ -26,7 +26,7 @@ pub(crate) fn run(args: &CompileArgs) -> Result<u8> {
     }
     let manifest = inferc::manifest::load(&path, args.binding.manifest.as_deref())?;
     let machine = args.binding.machine(Some(&manifest), !args.no_cache)?;
-    let prepared = Prepared::new(strategy, &manifest, &args.binding.models, &args.binding.set, &machine)?;
+    let prepared = Prepared::new(strategy, &manifest, &args.binding.models, &args.binding.set)?;
     match args.emit {
         Some(Emit::Plan) => print(&prepared.plan(&machine, optimizer::ASSUMPTIONS)?.to_string()),
         Some(stage) => {

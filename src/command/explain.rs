@@ -43,7 +43,7 @@ fn strategy(args: &ExplainArgs) -> Result<u8> {
     let manifest = manifest::load(&path, args.binding.manifest.as_deref())?;
     let assumptions = Assumptions { prompt_tokens: args.prompt.clamp(1, 1 << 30), ..optimizer::ASSUMPTIONS };
     let machine = args.binding.machine_for(args.binding.target.first().cloned(), Some(&manifest), false)?;
-    let prepared = Prepared::new(lowered, &manifest, &args.binding.models, &args.binding.set, &machine)?;
+    let prepared = Prepared::new(lowered, &manifest, &args.binding.models, &args.binding.set)?;
     let plan = prepared.plan(&machine, assumptions)?;
     let mut others = Vec::new();
     for n in [1_u32, 8, 32] {

@@ -130,7 +130,7 @@ fn from_source(
     let manifest = manifest::load(path, args.binding.manifest.as_deref())?;
     let machine = args.binding.machine(Some(&manifest), !args.no_cache)?;
     machine.runs_here()?;
-    let prepared = Prepared::new(strategy, &manifest, &args.binding.models, &args.binding.set, &machine)?;
+    let prepared = Prepared::new(strategy, &manifest, &args.binding.models, &args.binding.set)?;
     bar.set_message(format!("compile {}", prepared.strategy.name));
     let artifact = prepared.artifact(&machine, optimizer::ASSUMPTIONS, &checked)?;
     let Prepared { verifiers, tuned, .. } = prepared;

@@ -105,7 +105,7 @@ pub(crate) fn artifact(source: &str, model: &Path, machine: &Machine) -> Artifac
     assert!(checked.is_clean(), "{:?}", checked.diagnostics);
     let strategy = prepare::strategy(&checked, None).expect("one strategy").expect("it can be executed");
     let bound = [format!("base={}", model.display())];
-    let prepared = Prepared::new(strategy, &Manifest::default(), &bound, &[], machine).expect("the model fits");
+    let prepared = Prepared::new(strategy, &Manifest::default(), &bound, &[]).expect("the model fits");
     prepared.artifact(machine, optimizer::ASSUMPTIONS, &checked).expect("it compiles")
 }
 
