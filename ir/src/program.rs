@@ -20,7 +20,11 @@ pub const CHUNK: usize = 256;
 /// Tokens per KV page.
 pub const PAGE: usize = 16;
 
-/// Words (i64) per row of [`Buf::Rows`]: position, KV slot (`page · PAGE + slot in page`), limit (keys visible to the
+/// KV pages of a group. Pages of one group lie side by side per layer and head, so that a chunk on them is read as one
+/// run of memory: a page alone is too short for hardware to see a stream.
+pub const GROUP: usize = CHUNK / PAGE;
+
+/// Words (i64) per row of [`Buf::Rows`]: position, KV slot (`page number · PAGE + slot in page`), limit (keys visible to the
 /// row, itself included), index of its first partial in [`Buf::Partials`], number of partials, 0, 0, 0.
 pub const ROW_WORDS: usize = 8;
 /// Words (i64) per attention item of [`Buf::Items`]: first row, rows (1..=`attend_rows`), first chunk, end chunk,
@@ -50,9 +54,12 @@ pub enum Buf {
     HeadRows,
     /// Rope table, f32: `[position][2][head_dim / 2]`, the cosines of a position, then its sines; written once at load.
     Rope,
-    /// Keys of one layer, f16: `[page][kv head][head_dim][PAGE]`. The pool keeps layers apart: [`Arg::Kv`].
+    /// Keys of one layer, f16. With `block = 2·PAGE·head_dim` bytes, the keys of head `h` on the page with number `n`
+    /// are `[head_dim][PAGE]` at byte `(n + 2·GROUP·h)·block` behind [`Arg::Kv`]. Numbers are the pool's: those of a
+    /// group's pages follow each other, and between groups there is room for what else the pool keeps there.
     Keys,
-    /// Values of one layer, f16: `[page][kv head][PAGE][head_dim]`.
+    /// Values of one layer, f16: `[PAGE][head_dim]` per page and head, at the same offsets as the keys; a prefetch may
+    /// count on them lying `GROUP` blocks behind the keys.
     Values,
     /// Residual stream, f32 `[row][hidden]`; the runtime writes embeddings, `forward` leaves the last layer's output.
     Hidden,

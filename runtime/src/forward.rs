@@ -282,7 +282,7 @@ impl LocalModel {
             max_partials: PARTIALS.max(2 * max_rows),
             kv_heads: shape.kv_heads,
             threads: team.members(),
-            page_scale: store.planes(),
+            pages: store.shape(),
         };
         let (buffers, stride) = buffers(&loaded, &limits)?;
         let bind = |launches: &[ir::program::Launch]| -> Vec<Launch> {
@@ -347,6 +347,11 @@ impl LocalModel {
     /// From now on times every launch by itself, which costs some microseconds each.
     pub fn start_profile(&mut self) {
         self.profile = Some(vec![0.0; self.loaded.program.kernels.len()]);
+    }
+
+    /// Ends the timing of launches; [`LocalModel::profile`] is empty afterwards.
+    pub fn stop_profile(&mut self) {
+        self.profile = None;
     }
 
     /// Seconds in each kernel since [`LocalModel::start_profile`], in the program's order; empty without a profile.
@@ -498,7 +503,7 @@ impl LocalModel {
     /// Copies the planned tables to where kernels read them.
     fn fill_tables(&mut self) {
         let work = std::mem::take(&mut self.work);
-        let pages = self.pool.total() * self.store.planes();
+        let pages = self.pool.total();
         let header = [work.row_count() as i64, work.item_count() as i64, 0, pages as i64, 0, 0, 0, 0];
         self.buffer(Buf::Step).i64s_mut()[..header.len()].copy_from_slice(&header);
         self.buffer(Buf::Rows).i64s_mut()[..work.rows.len()].copy_from_slice(&work.rows);

@@ -9,7 +9,7 @@
 use crate::device::cpu::Region;
 use crate::error::{Error, Result};
 use crate::model::SeqId;
-use ir::program::PAGE;
+use ir::program::{GROUP, PAGE};
 use std::collections::HashMap;
 
 /// A change of memory that must happen, in order, before the step that it was made for.
@@ -291,17 +291,33 @@ impl PageShape {
     /// Bytes of keys (and of values) of one page in one layer.
     #[must_use]
     pub fn page_bytes(&self) -> usize {
-        self.kv_heads * self.head_dim * PAGE * 2
+        self.kv_heads * self.block_bytes()
+    }
+
+    /// Bytes of keys (and of values) of one head on one page.
+    #[must_use]
+    pub fn block_bytes(&self) -> usize {
+        self.head_dim * PAGE * 2
+    }
+
+    /// Blocks of a group of pages.
+    fn group_blocks(&self) -> usize {
+        self.layers.saturating_mul(self.kv_heads).saturating_mul(2 * GROUP)
+    }
+
+    /// The number by which kernels know a page: its first block.
+    #[must_use]
+    pub fn number(&self, page: u32) -> usize {
+        let page = page as usize;
+        page / GROUP * self.group_blocks() + page % GROUP
     }
 }
 
 /// The memory of all pages. The system gives it as it is touched.
 ///
-/// What belongs to one page lies together: its keys of layer 0, values of layer 0, keys of layer 1, …, so memory in use
-/// is dense whatever the size of the pool, and a copy is one move. Kernels find page `p` of a plane (keys or values of a
-/// layer) at `address(plane) + number · page_bytes` where `number = p ·` [`Store::planes`]: the runtime hands them such
-/// numbers. One plane of padding makes the distance of neighbouring pages an odd multiple of [`PageShape::page_bytes`], so
-/// that they fall into different cache sets.
+/// Blocks of 16 tokens' keys or values of one head lie as `[group][layer][head][keys, values][page of the group]`, 16 pages
+/// a group: memory in use is dense whatever the size of the pool, and a head's keys on pages that follow each other are
+/// one run. Kernels find them by [`Store::number`], as [`ir::program::Buf::Keys`] says.
 #[derive(Debug)]
 pub struct Store {
     shape: PageShape,
@@ -314,47 +330,48 @@ impl Store {
     /// # Errors
     /// [`Error::System`] when the address range is refused, [`Error::Program`] when page numbers exceed 31 bits.
     pub fn new(shape: PageShape) -> Result<Self> {
-        let planes = 2 * shape.layers + 1;
-        let last = shape.pages.checked_mul(planes).filter(|n| i32::try_from(*n).is_ok());
-        let Some(blocks) = last else {
+        let blocks = shape.pages.div_ceil(GROUP).checked_mul(shape.group_blocks());
+        let Some(blocks) = blocks.filter(|n| i32::try_from(*n).is_ok()) else {
             let cause = format!("{} pages of {} layers exceed what page tables can name", shape.pages, shape.layers);
             return Err(Error::Program { place: "KV pool".to_owned(), cause });
         };
-        let bytes = blocks.saturating_mul(shape.page_bytes());
+        let bytes = blocks.saturating_mul(shape.block_bytes());
         Ok(Self { shape, region: Region::new(bytes)? })
     }
 
-    /// What kernels multiply page numbers by is one plane; a page is this many.
+    /// The number by which kernels know a page.
     #[must_use]
-    pub fn planes(&self) -> usize {
-        2 * self.shape.layers + 1
+    pub fn number(&self, page: u32) -> usize {
+        self.shape.number(page)
+    }
+
+    /// How pages lie in memory.
+    #[must_use]
+    pub fn shape(&self) -> PageShape {
+        self.shape
     }
 
     /// Address of the keys (`values` false) or the values of a layer, in page 0.
     #[must_use]
     pub fn address(&self, layer: usize, values: bool) -> u64 {
-        self.region.address() + ((2 * layer + usize::from(values)) * self.shape.page_bytes()) as u64
+        let block = (layer * self.shape.kv_heads * 2 + usize::from(values)) * GROUP;
+        self.region.address() + (block * self.shape.block_bytes()) as u64
     }
 
     /// Carries edits out, in order.
     pub fn apply(&mut self, edits: &[Edit]) {
-        let plane_bytes = self.shape.page_bytes();
-        let (stride, bytes) = (self.planes() * plane_bytes, 2 * self.shape.layers * plane_bytes);
-        let head_dim = self.shape.head_dim;
+        let (shape, bytes) = (self.shape, self.shape.block_bytes());
         let memory = self.region.bytes_mut();
         for edit in edits {
-            match *edit {
-                Edit::Zero(page) => memory[page as usize * stride..][..bytes].fill(0),
-                Edit::Copy { from, to } => {
-                    let from = from as usize * stride;
-                    memory.copy_within(from..from + bytes, to as usize * stride);
-                }
-                Edit::Clear { page, slot } => {
-                    let page = &mut memory[page as usize * stride..][..bytes];
-                    for (plane, memory) in page.chunks_exact_mut(plane_bytes).enumerate() {
-                        // Keys are `[head][dimension][slot]`, values `[head][slot][dimension]`, two bytes each.
-                        let width = if plane % 2 == 0 { 2 } else { 2 * head_dim };
-                        for run in memory.chunks_exact_mut(width * PAGE) {
+            for plane in 0..2 * shape.layers * shape.kv_heads {
+                let at = |page: u32| (shape.number(page) + plane * GROUP) * bytes;
+                match *edit {
+                    Edit::Zero(page) => memory[at(page)..][..bytes].fill(0),
+                    Edit::Copy { from, to } => memory.copy_within(at(from)..at(from) + bytes, at(to)),
+                    Edit::Clear { page, slot } => {
+                        // Keys are `[dimension][slot]`, values `[slot][dimension]`, two bytes each.
+                        let width = if plane % 2 == 0 { 2 } else { 2 * shape.head_dim };
+                        for run in memory[at(page)..][..bytes].chunks_exact_mut(width * PAGE) {
                             run[slot * width..].fill(0);
                         }
                     }
@@ -524,20 +541,22 @@ mod tests {
 
     #[test]
     fn edits_reach_keys_and_values_of_every_layer() {
-        let shape = PageShape { layers: 2, kv_heads: 2, head_dim: 4, pages: 3 };
+        let shape = PageShape { layers: 2, kv_heads: 2, head_dim: 4, pages: 20 };
         let mut store = Store::new(shape).expect("memory");
         store.region.bytes_mut().fill(0xFF);
         assert!(
             Store::new(PageShape { pages: 1 << 30, ..shape }).is_err_and(|e| e.to_string().contains("page tables"))
         );
-        store.apply(&[Edit::Zero(0), Edit::Copy { from: 0, to: 2 }, Edit::Clear { page: 1, slot: 5 }]);
-        let bytes = shape.page_bytes();
-        for plane in 0..4 {
-            let start = (store.address(plane / 2, plane % 2 == 1) - store.region.address()) as usize;
-            let page = |p: usize| &store.region.bytes()[start + p * store.planes() * bytes..][..bytes];
-            assert!(page(0).iter().chain(page(2)).all(|b| *b == 0));
+        store.apply(&[Edit::Zero(0), Edit::Copy { from: 0, to: 18 }, Edit::Clear { page: 1, slot: 5 }]);
+        let bytes = shape.block_bytes();
+        for plane in 0..8 {
+            let (layer, head, values) = (plane / 4, plane / 2 % 2, plane % 2 == 1);
+            let start = (store.address(layer, values) - store.region.address()) as usize;
+            let page = |p| &store.region.bytes()[start + (store.number(p) + head * 2 * GROUP) * bytes..][..bytes];
+            assert!(page(0).iter().chain(page(18)).all(|b| *b == 0));
+            assert!(page(2).iter().chain(page(17)).all(|b| *b == 0xFF));
             for (i, b) in page(1).iter().enumerate() {
-                let slot = if plane % 2 == 0 { i / 2 % PAGE } else { i / 2 / 4 % PAGE };
+                let slot = if values { i / 2 / 4 } else { i / 2 % PAGE };
                 assert_eq!(*b == 0, slot >= 5, "plane {plane}, byte {i}");
             }
         }

@@ -36,13 +36,23 @@ fn report(what: &str, tokens: usize, t: &[f64]) {
     eprintln!("{what}: best {:.1}, median {:.1} tokens/s ({:.3} ms)", per(0), per(t.len() / 2), t[t.len() / 2] * 1e3);
 }
 
-/// Prints the time per kernel and starts over.
-fn print_profile(model: &mut LocalModel, runs: u32) {
-    for (name, seconds) in model.profile() {
-        eprintln!("    {name}: {:.0} µs", seconds * 1e6 / f64::from(runs));
-    }
-    if !model.profile().is_empty() {
+/// Runs `n` times with every launch timed by itself and prints the least and the median time per kernel.
+fn print_profile(model: &mut LocalModel, n: usize, mut f: impl FnMut(&mut LocalModel)) {
+    let mut all: Vec<(String, Vec<f64>)> = Vec::new();
+    for _ in 0..n {
         model.start_profile();
+        f(model);
+        for (i, (name, seconds)) in model.profile().into_iter().enumerate() {
+            if all.len() == i {
+                all.push((name.to_owned(), Vec::new()));
+            }
+            all[i].1.push(seconds * 1e6);
+        }
+    }
+    model.stop_profile();
+    for (name, mut t) in all {
+        t.sort_by(f64::total_cmp);
+        eprintln!("    {name}: {:.0} µs, median {:.0}", t[0], t[n / 2]);
     }
 }
 
@@ -60,14 +70,19 @@ fn speed() {
         ..schedule()
     };
     let Some(loaded) = load(&file, &schedule) else { return };
-    let mut model = model(&loaded, number("SPEED_THREADS", 2) as usize, 1500);
-    let tokens: Vec<u32> = (0..2100).map(|i| 100 + i * 37 % 9000).collect();
+    let mut model = model(&loaded, number("SPEED_THREADS", 2) as usize, 2500);
+    let tokens: Vec<u32> = (0..8000).map(|i| 100 + i * 37 % 9000).collect();
     // The first steps touch fresh memory; they are measured by themselves.
     let first = model.create().expect("a sequence");
     let t: Vec<f64> = (0..3).map(|_| times(1, || run(&mut model, &[(first, &tokens[..1])]))[0]).collect();
     eprintln!("first three tokens: {:.2}, {:.2}, {:.2} ms", t[0] * 1e3, t[1] * 1e3, t[2] * 1e3);
     model.free(first);
-    for depth in [0_usize, 512, 2048] {
+    let profile = number("SPEED_PROFILE", 0) > 0;
+    let list = |name: &str, default: &str| -> Vec<usize> {
+        let text = std::env::var(name).unwrap_or_else(|_| default.to_owned());
+        text.split(',').filter_map(|n| n.parse().ok()).collect()
+    };
+    for depth in list("SPEED_DEPTHS", "0,512,2048,7900") {
         let seq = model.create().expect("a sequence");
         if depth > 0 {
             run(&mut model, &[(seq, &tokens[..depth])]);
@@ -83,35 +98,41 @@ fn speed() {
             each(m.forward_seconds, before.forward_seconds),
             each(m.head_seconds, before.head_seconds)
         );
-        if number("SPEED_PROFILE", 0) > 0 {
-            model.start_profile();
-            times(64, || run(&mut model, &[(seq, &tokens[..1])]));
-            print_profile(&mut model, 64);
+        if profile {
+            print_profile(&mut model, 64, |model| run(model, &[(seq, &tokens[..1])]));
         }
         model.free(seq);
     }
-    let t = times(6, || {
-        let seq = model.create().expect("a sequence");
-        run(&mut model, &[(seq, &tokens[..512])]);
-        model.free(seq);
-    });
-    report("prefill of 512", 512, &t);
-    print_profile(&mut model, 6);
+    for n in list("SPEED_PROMPTS", "512") {
+        let prefill = |model: &mut LocalModel| {
+            let seq = model.create().expect("a sequence");
+            run(model, &[(seq, &tokens[..n])]);
+            model.free(seq);
+        };
+        let t = times(6, || prefill(&mut model));
+        report(&format!("prefill of {n}"), n, &t);
+        if profile {
+            print_profile(&mut model, 6, prefill);
+        }
+    }
     for mode in [PrefixMode::Shared, PrefixMode::Cascade] {
-        for n in [8_usize, 16, 32] {
+        for n in list("SPEED_BRANCHES", "8,16,32") {
             model.set_prefix_mode(mode);
             let root = model.create().expect("a sequence");
             run(&mut model, &[(root, &tokens[..512])]);
             let branches: Vec<SeqId> = (0..n).map(|_| model.fork(root).expect("a fork")).collect();
             let mut i = 0;
-            let t = times(24, || {
+            let mut step = |model: &mut LocalModel| {
                 i += 1;
                 let next: Vec<[u32; 1]> = (0..n).map(|b| [200 + 13 * b as u32 + i]).collect();
                 let appends: Vec<_> = branches.iter().zip(&next).map(|(s, t)| (*s, &t[..])).collect();
-                run(&mut model, &appends);
-            });
+                run(model, &appends);
+            };
+            let t = times(24, || step(&mut model));
             report(&format!("{n} branches over 512, {mode:?}"), n, &t);
-            print_profile(&mut model, 24);
+            if profile {
+                print_profile(&mut model, 24, step);
+            }
             branches.into_iter().chain([root]).for_each(|s| model.free(s));
         }
     }

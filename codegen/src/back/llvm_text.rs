@@ -254,7 +254,8 @@ impl<'a> Function<'a> {
             Stmt::Prefetch(addr) => {
                 let at = self.addr(*addr);
                 self.module.declarations.insert("void @llvm.prefetch.p0(ptr, i32, i32, i32)".to_owned());
-                self.line(&format!("call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 3, i32 1)"));
+                // Into the second cache: that way the first cache's few outstanding misses do not bound the stream.
+                self.line(&format!("call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 2, i32 1)"));
             }
             Stmt::For { var, lo, hi, step, body } => {
                 let (lo, hi) = (self.get(*lo), self.get(*hi));

@@ -9,7 +9,7 @@ use super::build::{Build, Built, Flt, Int, Place, Slot, Var, Vf};
 use super::math::exp;
 use super::{Dims, item_words, row_words, step_words};
 use ir::kernel::{Cmp, Mem, Split};
-use ir::program::{Buf, CHUNK, PAGE};
+use ir::program::{Buf, CHUNK, GROUP, PAGE};
 
 /// Bytes of one query's scores of a chunk.
 const SCORE_BYTES: i64 = 4 * CHUNK as i64;
@@ -19,6 +19,8 @@ const ML_BYTES: i64 = 8;
 const QUERIES: i64 = 12;
 /// Accumulators of the weighted sum of values.
 const SUMS: i64 = 24;
+/// Bytes between a read of keys or values and its prefetch.
+const AHEAD: i64 = 4096;
 
 /// A running state of one row and head.
 pub(super) struct State {
@@ -131,6 +133,8 @@ struct Chunk {
     table: Int,
     /// Which partial of each row.
     partial: Int,
+    /// Pages from the chunk's first to the end of the item.
+    to_end: Int,
 }
 
 /// The kernel. A unit is an item and a KV head.
@@ -169,9 +173,11 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64) -> Built {
         b.for_(from, to, 1, |b, chunk| {
             let opens = b.eq(chunk, from);
             let start = b.mul_const(chunk, CHUNK as i64);
-            let table = b.scale_add(chunk, (CHUNK / PAGE) as i64, table);
+            let table = b.scale_add(chunk, GROUP as i64, table);
             let table = b.mul_const(table, 4);
-            let chunk = |n, row| Chunk { n, row, head, start, opens, table, partial };
+            let to_end = b.sub(to, chunk);
+            let to_end = b.mul_const(to_end, GROUP as i64);
+            let chunk = |n, row| Chunk { n, row, head, start, opens, table, partial, to_end };
             let over = b.int(most - 1);
             let over = b.and(count, over);
             let full = b.sub(count, over);
@@ -218,9 +224,10 @@ impl Attend<'_> {
         let visible = b.sar(visible, PAGE.trailing_zeros());
         let before = b.sar(c.start, PAGE.trailing_zeros());
         let visible = b.sub(visible, before);
-        self.scores(b, c, &limits, pages, visible);
+        let next = b.min(visible, c.to_end);
+        self.scores(b, c, &limits, pages);
         self.weights(b, c, pages);
-        self.sums(b, c, pages);
+        self.sums(b, c, pages, next);
         self.finish(b, c, entry);
     }
 
@@ -228,8 +235,38 @@ impl Attend<'_> {
     fn page(&self, b: &mut Build, c: &Chunk, page: Int) -> Int {
         let at = b.scale_add(page, 4, c.table);
         let number = b.load_i32(self.tables.at(at, 0));
-        let base = b.mul_const(number, self.dims.page_bytes());
-        b.scale_add(c.head, self.dims.page_bytes() / self.dims.kv_heads, base)
+        let base = b.mul_const(number, self.dims.block_bytes());
+        b.scale_add(c.head, self.dims.head_stride(), base)
+    }
+
+    /// Where to prefetch while page `page` of the chunk's keys is read: [`AHEAD`] further on in keys, then values.
+    fn behind_keys(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int) -> Int {
+        let ahead = b.add_const(page, self.ahead());
+        let last = b.add_const(pages, -1);
+        let value = b.sub(ahead, pages);
+        let value = b.min(value, last);
+        let keys = b.lt(ahead, pages);
+        let one = b.int(1);
+        let at = b.select(Cmp::Eq, keys, one, ahead, value);
+        let at = self.page(b, c, at);
+        let values = b.add_const(at, GROUP as i64 * self.dims.block_bytes());
+        b.select(Cmp::Eq, keys, one, at, values)
+    }
+
+    /// The same while values are read: further on in values, then in the keys of the item's next chunk, whose pages end
+    /// at `next`.
+    fn behind_values(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int, next: Int) -> Int {
+        let ahead = b.add_const(page, self.ahead());
+        let last = b.add_const(next, -1);
+        let at = b.min(ahead, last);
+        let at = self.page(b, c, at);
+        let values = b.add_const(at, GROUP as i64 * self.dims.block_bytes());
+        b.select(Cmp::Lt, ahead, pages, values, at)
+    }
+
+    /// Pages between a read and its prefetch.
+    fn ahead(&self) -> i64 {
+        (AHEAD / self.dims.block_bytes()).max(1)
     }
 
     fn blocks_of_queries(&self, c: &Chunk) -> Vec<Vec<i64>> {
@@ -237,10 +274,8 @@ impl Attend<'_> {
         all.chunks(QUERIES as usize).map(<[i64]>::to_vec).collect()
     }
 
-    /// Scores of all queries, −∞ where a row does not see the key. On the way it asks for the keys of the next pages
-    /// (of `visible`, counted from the chunk's first) and for the values of these: pages are too short for hardware to
-    /// see a stream.
-    fn scores(&self, b: &mut Build, c: &Chunk, limits: &[Int], pages: Int, visible: Int) {
+    /// Scores of all queries, −∞ where a row does not see the key.
+    fn scores(&self, b: &mut Build, c: &Chunk, limits: &[Int], pages: Int) {
         const UNROLL: i64 = 4;
         let dims = self.dims;
         let base = b.mul_const(c.row, dims.query_bytes());
@@ -260,12 +295,11 @@ impl Attend<'_> {
                         self.page(b, c, p)
                     })
                     .collect();
-                let soon: Vec<Int> = (wide..2 * wide)
+                let soon: Vec<Int> = (0..wide)
                     .filter(|_| prefetch)
                     .map(|i| {
-                        let (p, end) = (b.add_const(page, i), b.add_const(visible, -1));
-                        let p = b.min(p, end);
-                        self.page(b, c, p)
+                        let p = b.add_const(page, i);
+                        self.behind_keys(b, c, p, pages)
                     })
                     .collect();
                 let none = b.vf(0.0);
@@ -273,12 +307,10 @@ impl Attend<'_> {
                 b.for_to(4 * dims.head_dim, 4 * UNROLL, |b, d| {
                     let q_at = b.add(base, d);
                     let k_at: Vec<Int> = keys.iter().map(|&k| b.scale_add(d, page_row / 4, k)).collect();
-                    for (&next, &now) in soon.iter().zip(&k_at) {
+                    for &next in &soon {
                         let next = b.scale_add(d, page_row / 4, next);
                         for line in (0..UNROLL * page_row).step_by(64) {
                             b.prefetch(self.keys.at(next, line));
-                            // Keys and values of a page have equal sizes and offsets.
-                            b.prefetch(self.values.at(now, line));
                         }
                     }
                     for step in 0..UNROLL {
@@ -351,12 +383,12 @@ impl Attend<'_> {
     }
 
     /// Weighted sums of values into `outs`.
-    fn sums(&self, b: &mut Build, c: &Chunk, pages: Int) {
+    fn sums(&self, b: &mut Build, c: &Chunk, pages: Int, next: Int) {
         const UNROLL: i64 = 4;
         let dims = self.dims;
         let vectors = dims.head_dim / 16;
         let row_bytes = 2 * dims.head_dim;
-        for queries in self.blocks_of_queries(c) {
+        for (block, queries) in self.blocks_of_queries(c).into_iter().enumerate() {
             let fits = |n: i64| vectors % n == 0 && n * queries.len() as i64 <= SUMS;
             let wide = (1..=vectors).rev().find(|&n| fits(n)).unwrap_or(1);
             for first in (0..vectors).step_by(wide as usize) {
@@ -365,8 +397,15 @@ impl Attend<'_> {
                 let zero = b.int(0);
                 b.for_(zero, pages, 1, |b, page| {
                     let values = self.page(b, c, page);
+                    let soon = (block == 0 && first == 0).then(|| self.behind_values(b, c, page, pages, next));
                     let weights = b.mul_const(page, 4 * PAGE as i64);
                     b.for_to(PAGE as i64, UNROLL, |b, key| {
+                        if let Some(soon) = soon {
+                            let soon = b.scale_add(key, row_bytes, soon);
+                            for line in (0..UNROLL * row_bytes).step_by(64) {
+                                b.prefetch(self.keys.at(soon, line));
+                            }
+                        }
                         let v_at = b.scale_add(key, row_bytes, values);
                         let w_at = b.scale_add(key, 4, weights);
                         for step in 0..UNROLL {

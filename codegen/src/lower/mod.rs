@@ -24,7 +24,7 @@ mod record;
 pub use error::Error;
 
 use ir::model::Model;
-use ir::program::{PAGE, Program, STAT_BLOCK};
+use ir::program::{GROUP, PAGE, Program, STAT_BLOCK};
 use ir::schedule::{ModelSchedule, Prologue};
 use linear::Blocking;
 
@@ -74,7 +74,17 @@ impl Dims {
 
     /// Bytes of keys, and of values, of a page of one layer.
     fn page_bytes(&self) -> i64 {
-        2 * PAGE as i64 * self.kv_heads * self.head_dim
+        self.kv_heads * self.block_bytes()
+    }
+
+    /// Bytes of keys, and of values, of one head on one page.
+    fn block_bytes(&self) -> i64 {
+        2 * PAGE as i64 * self.head_dim
+    }
+
+    /// Bytes from one KV head to the next.
+    fn head_stride(&self) -> i64 {
+        2 * GROUP as i64 * self.block_bytes()
     }
 
     /// Bytes of one head's partial: `o`, then `m`, `l` and padding to 16 words.

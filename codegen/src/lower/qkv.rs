@@ -141,8 +141,8 @@ impl Shared<'_> {
         let page = b.sar(slot, PAGE.trailing_zeros());
         let in_page = b.int(PAGE as i64 - 1);
         let in_page = b.and(slot, in_page);
-        let kv = b.mul_const(page, dims.page_bytes());
-        let kv = b.scale_add(head, d * PAGE as i64 * KV_BYTES, kv);
+        let kv = b.mul_const(page, dims.block_bytes());
+        let kv = b.scale_add(head, dims.head_stride(), kv);
         match target {
             Target::Query(query) => {
                 let [lo, hi] = self.turn(b, entry, t, halves);

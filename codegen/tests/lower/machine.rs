@@ -6,7 +6,7 @@ use codegen::Backend;
 use codegen::back::interp::{self, Value};
 use half::f16;
 use ir::model::{Family, Model, Tensor};
-use ir::program::{Arg, Buf, CHUNK, Launch, PAGE, Program, Source};
+use ir::program::{Arg, Buf, CHUNK, GROUP, Launch, PAGE, Program, Source};
 use ir::schedule::{ModelSchedule, Numerics, Prologue};
 use ir::target::Isa;
 use ir::tensor::DType;
@@ -171,6 +171,7 @@ pub(crate) struct Machine {
     pub(crate) buffers: BTreeMap<Buf, Vec<u8>>,
     /// Keys and values per layer.
     pub(crate) kv: Vec<[Vec<u8>; 2]>,
+    kv_heads: usize,
 }
 
 impl Machine {
@@ -193,14 +194,21 @@ impl Machine {
         let hidden: Vec<f32> = (0..program.max_rows * tiny.model.hidden).map(|_| r.unit() as f32 * 2.0).collect();
         put(buffers.get_mut(&Buf::Rope).expect("a rope table"), 0, &rope);
         put(buffers.get_mut(&Buf::Hidden).expect("a residual stream"), 0, &hidden);
-        let elements = PAGES * program.page_bytes as usize / 2;
+        // Keys and values each have a memory of their own, half of which is the other's room.
+        let elements = PAGES * program.page_bytes as usize;
         let mut pool = || (0..elements).flat_map(|_| f16::from_f64(2.0 * r.unit()).to_le_bytes()).collect();
         let kv = (0..tiny.model.layers).map(|_| [pool(), pool()]).collect();
-        Self { program, team, cut: false, weights, buffers, kv }
+        let kv_heads = tiny.model.kv_heads as usize;
+        Self { program, team, cut: false, weights, buffers, kv, kv_heads }
     }
 
     fn buffer(&mut self, buf: Buf) -> &mut Vec<u8> {
         self.buffers.get_mut(&buf).expect("the program has this buffer")
+    }
+
+    /// The number by which kernels know a page.
+    pub(crate) fn number(&self, page: usize) -> usize {
+        page / GROUP * 2 * GROUP * self.kv_heads + page % GROUP
     }
 
     /// Describes a step to the kernels. All rows want logits, in reverse order.
@@ -222,7 +230,8 @@ impl Machine {
                 items.push([at as i64, same as i64, *from, *to, first_page, i as i64, 0, 0]);
             }
             for r in group {
-                let slot = (page_of(r.sequence, r.position / PAGE) * PAGE + r.position % PAGE) as i64;
+                let number = self.number(page_of(r.sequence, r.position / PAGE));
+                let slot = (number * PAGE + r.position % PAGE) as i64;
                 let n = ranges.len() as i64;
                 table.push([r.position as i64, slot, r.position as i64 + 1, partials, n, 0, 0, 0]);
                 partials += n;
@@ -231,7 +240,8 @@ impl Machine {
         }
         assert!(partials as u64 <= PARTIALS * u64::from(self.program.max_rows));
         let n = rows.len();
-        let pages: Vec<i32> = (0..PAGES).map(|i| page_of(i / SEQUENCE_PAGES, i % SEQUENCE_PAGES) as i32).collect();
+        let pages: Vec<i32> =
+            (0..PAGES).map(|i| self.number(page_of(i / SEQUENCE_PAGES, i % SEQUENCE_PAGES)) as i32).collect();
         let wanted: Vec<i32> = (0..n as i32).rev().collect();
         let step = [n as i64, items.len() as i64, n as i64, PAGES as i64, 0, 0, 0, 0];
         put_words(self.buffer(Buf::Step), &step);

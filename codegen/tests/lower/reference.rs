@@ -4,7 +4,7 @@
 use crate::machine::{Machine, Row, Tiny, page_of};
 use crate::weights::Matrix;
 use half::f16;
-use ir::program::{Buf, Launch, PAGE, STAT_BLOCK};
+use ir::program::{Buf, GROUP, Launch, PAGE, STAT_BLOCK};
 use ir::schedule::Numerics;
 use ir::tensor::{DType, Scales};
 
@@ -155,7 +155,7 @@ impl Checker<'_> {
                             let v = if j < d / 2 { ya * cos - yb * sin } else { yb * cos + ya * sin };
                             (v, size[head * d + a] + size[head * d + b])
                         };
-                        let slot = page_of(row.sequence, row.position / PAGE) * m.kv_heads as usize + head;
+                        let slot = after.number(page_of(row.sequence, row.position / PAGE)) + 2 * GROUP * head;
                         let s = row.position % PAGE;
                         let half = |values: usize, at: usize| {
                             let b = &after.kv[layer][values][2 * at..];
@@ -183,10 +183,12 @@ impl Checker<'_> {
         let (d, kv) = (m.head_dim as usize, m.kv_heads as usize);
         for values in 0..2 {
             for at in 0..before.kv[layer][values].len() / 2 {
-                let page = at / (PAGE * d * kv);
+                let block = at / (PAGE * d);
                 let s = if values == 0 { at % PAGE } else { at / d % PAGE };
-                let written =
-                    self.rows.iter().any(|r| page_of(r.sequence, r.position / PAGE) == page && r.position % PAGE == s);
+                let written = self.rows.iter().any(|r| {
+                    let number = before.number(page_of(r.sequence, r.position / PAGE));
+                    r.position % PAGE == s && (0..kv).any(|head| number + 2 * GROUP * head == block)
+                });
                 let same = before.kv[layer][values][2 * at..2 * at + 2] == after.kv[layer][values][2 * at..2 * at + 2];
                 assert!(same || written, "cache element {at} changed");
             }
@@ -203,7 +205,7 @@ impl Checker<'_> {
             let mut want = Vec::new();
             for head in 0..heads {
                 let kv_head = head / (heads / m.kv_heads as usize);
-                want.extend(attend(&query[head * d..][..d], row, kv_head, m.kv_heads as usize, &before.kv[layer]));
+                want.extend(attend(&query[head * d..][..d], row, kv_head, before, layer));
             }
             let (x, step) = record.row(&after.buffers[&Buf::Scratch], i, w.dtype, self.numerics);
             // A weighted mean of values between −2 and 2.
@@ -287,10 +289,11 @@ impl Checker<'_> {
 }
 
 /// Attention of one scaled query over the row's keys.
-fn attend(query: &[f32], row: &Row, head: usize, heads: usize, kv: &[Vec<u8>; 2]) -> Vec<f64> {
+fn attend(query: &[f32], row: &Row, head: usize, machine: &Machine, layer: usize) -> Vec<f64> {
+    let kv = &machine.kv[layer];
     let d = query.len();
     let half = |values: usize, at: usize| f16::from_le_bytes([kv[values][2 * at], kv[values][2 * at + 1]]).to_f64();
-    let place = |p: usize| (page_of(row.sequence, p / PAGE) * heads + head, p % PAGE);
+    let place = |p: usize| (machine.number(page_of(row.sequence, p / PAGE)) + 2 * GROUP * head, p % PAGE);
     let scores: Vec<f64> = (0..=row.position)
         .map(|p| {
             let (page, s) = place(p);

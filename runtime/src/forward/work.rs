@@ -3,6 +3,7 @@
 //! Takes the sequences' new tokens and pages, returns numbers; touches no memory of the model. Cutting attention into
 //! items decides speed only: by the contract of [`ir::program`] a row's result is the same bits for every cut.
 
+use crate::kv::PageShape;
 use ir::plan::PrefixMode;
 use ir::program::{CHUNK, ITEM_WORDS, PAGE, ROW_WORDS};
 
@@ -31,8 +32,8 @@ pub(super) struct Limits {
     pub(super) kv_heads: usize,
     /// Threads that share the units.
     pub(super) threads: usize,
-    /// What page numbers are multiplied by for kernels.
-    pub(super) page_scale: usize,
+    /// How kernels name pages.
+    pub(super) pages: PageShape,
 }
 
 /// The tables of a step.
@@ -68,9 +69,9 @@ impl Work {
         let mut tables = Vec::with_capacity(runs.len());
         for run in runs {
             tables.push(self.tables.len());
-            self.tables.extend(run.pages.iter().map(|p| (*p as usize * limits.page_scale) as i32));
+            self.tables.extend(run.pages.iter().map(|p| limits.pages.number(*p) as i32));
             for position in run.first..run.first + run.rows {
-                let page = run.pages[position / PAGE] as usize * limits.page_scale;
+                let page = limits.pages.number(run.pages[position / PAGE]);
                 let slot = page * PAGE + position % PAGE;
                 self.rows.extend([position as i64, slot as i64, position as i64 + 1, 0, 0, 0, 0, 0]);
             }
@@ -221,7 +222,8 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { attend_rows: 4, max_partials: 1000, kv_heads: 2, threads: 2, page_scale: 5 }
+        let pages = PageShape { layers: 3, kv_heads: 2, head_dim: 32, pages: 1000 };
+        Limits { attend_rows: 4, max_partials: 1000, kv_heads: 2, threads: 2, pages }
     }
 
     /// Page lists with a common start of `common` pages.
@@ -249,7 +251,11 @@ mod tests {
                 let (run, position) = owner[row];
                 let keys = (to * CHUNK).min(position + 1);
                 for page in from * CHUNK_PAGES..keys.div_ceil(PAGE) {
-                    assert_eq!(work.tables[table + page], 5 * run.pages[page] as i32, "row {row} reads its own pages");
+                    assert_eq!(
+                        work.tables[table + page],
+                        limits.pages.number(run.pages[page]) as i32,
+                        "row {row} reads its own pages"
+                    );
                 }
                 covered[row].push((which, from, to));
             }
@@ -257,7 +263,7 @@ mod tests {
         let mut places = 0;
         for (row, ((run, position), mut parts)) in owner.into_iter().zip(covered).enumerate() {
             let words = &work.rows[row * ROW_WORDS..][..ROW_WORDS];
-            let slot = 5 * run.pages[position / PAGE] as usize * PAGE + position % PAGE;
+            let slot = limits.pages.number(run.pages[position / PAGE]) * PAGE + position % PAGE;
             assert_eq!(words[..5], [position as i64, slot as i64, position as i64 + 1, places, parts.len() as i64]);
             parts.sort_unstable();
             let mut next = 0;
