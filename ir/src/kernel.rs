@@ -9,7 +9,7 @@
 //! else, allocates nothing, cannot fail. Locals are private to one thread and uninitialised on entry.
 //! **Threads.** `team` threads call the same kernel with their own `tid`; only [`Stmt::ParFor`] divides work, with a
 //! partition that depends on the team's size alone, so results never depend on it.
-//! **Arithmetic.** f32 operations are IEEE, round to nearest even, never reassociated; `Fma` is fused. Integer
+//! **Arithmetic.** f32 and f64 operations are IEEE, round to nearest even, never reassociated; `Fma` is fused. Integer
 //! operations wrap. What is absent on purpose: calls, recursion, dynamic allocation, unordered reductions.
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ pub enum Ty {
     I64,
     /// Scalar float.
     F32,
+    /// Scalar float of 64 bits, for sums that must lose nothing.
+    F64,
     /// 16 × f32.
     VF32,
     /// 16 × i32.
@@ -101,6 +103,8 @@ pub enum ScalarMem {
     F32,
     /// f16 widened to an [`Ty::F32`] register; rounded to nearest even on store.
     F16,
+    /// To or from an [`Ty::F64`] register.
+    F64,
     /// Sign-extended to [`Ty::I64`]; stores keep the low 32 bits.
     I32,
     /// 64 bits.
@@ -112,13 +116,13 @@ pub enum ScalarMem {
 /// Two-operand operations. Both operands and the result have one type unless the line says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Bin {
-    /// Sum (`I64 F32 VF32 VI32`).
+    /// Sum (`I64 F32 F64 VF32 VI32`).
     Add,
-    /// Difference (`I64 F32 VF32 VI32`).
+    /// Difference (`I64 F32 F64 VF32 VI32`).
     Sub,
-    /// Product (`I64 F32 VF32 VI32`).
+    /// Product (`I64 F32 F64 VF32 VI32`).
     Mul,
-    /// Quotient (`I64` truncating, divisor never 0; `F32 VF32`).
+    /// Quotient (`I64` truncating, divisor never 0; `F32 F64 VF32`).
     Div,
     /// Remainder (`I64`, divisor never 0).
     Rem,
@@ -130,7 +134,7 @@ pub enum Bin {
     And,
     /// Bitwise or (`I64 VI32 B64`).
     Or,
-    /// `a < b` as 0 or 1 (`I64` or `F32` operands, `I64` result; false with a NaN).
+    /// `a < b` as 0 or 1 (`I64`, `F32` or `F64` operands, `I64` result; false with a NaN).
     Lt,
     /// `a <= b` as 0 or 1 (same types as `Lt`).
     Le,
@@ -159,6 +163,10 @@ pub enum Un {
     BitsF,
     /// `I64 → F32`: rounded to nearest even.
     IntToF32,
+    /// `F32 → F64`: exact.
+    Widen,
+    /// `F64 → F32`: rounded to nearest even.
+    Narrow,
     /// `VF32 → F32`: sum, as a tree: lanes `l + (l+8)`, then `+4`, `+2`, `+1`.
     SumLanes,
     /// `VF32 → F32`: maximum by the same tree, `Max` semantics.
@@ -211,7 +219,7 @@ pub enum Op {
     /// Fused `a·b + c`, rounded once (`F32 VF32`).
     Fma(Reg, Reg, Reg),
     /// Lane-wise `cmp(a, b) ? t : f`; `a, b` are both `VF32` or both `VI32`, `t, f` both `VF32` or both `VI32`;
-    /// scalars: `a, b` both `F32` or both `I64`, `t, f` both `F32` or both `I64`. False with a NaN.
+    /// scalars: `a, b` of one type of `I64 F32 F64`, `t, f` of one type of them. False with a NaN.
     Select(Cmp, Reg, Reg, Reg, Reg),
     /// Per lane `acc + Σ_{i<4} u[4l+i]·s[4l+i]`, `u` unsigned bytes, `s` signed bytes, no saturation (`VI32`).
     /// Arguments: acc (`VI32`), u (`B64`), s (`B64`).

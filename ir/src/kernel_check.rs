@@ -202,11 +202,11 @@ impl Check<'_> {
                 self.expect(*c, &[ty], "fma", assigned)
             }
             Op::Select(_, a, b, t, f) => {
-                let ty = self.expect(*a, &[Ty::F32, Ty::I64, Ty::VF32, Ty::VI32], "select", assigned)?;
+                let ty = self.expect(*a, &[Ty::F32, Ty::F64, Ty::I64, Ty::VF32, Ty::VI32], "select", assigned)?;
                 self.expect(*b, &[ty], "select", assigned)?;
-                let scalar = matches!(ty, Ty::F32 | Ty::I64);
-                let allowed = if scalar { [Ty::F32, Ty::I64] } else { [Ty::VF32, Ty::VI32] };
-                let result = self.expect(*t, &allowed, "select", assigned)?;
+                let scalar = matches!(ty, Ty::F32 | Ty::F64 | Ty::I64);
+                let allowed: &[Ty] = if scalar { &[Ty::F32, Ty::F64, Ty::I64] } else { &[Ty::VF32, Ty::VI32] };
+                let result = self.expect(*t, allowed, "select", assigned)?;
                 self.expect(*f, &[result], "select", assigned)
             }
             Op::Dot4(acc, u, s) => {
@@ -242,11 +242,12 @@ impl Check<'_> {
 
     fn bin(&mut self, bin: Bin, a: Reg, b: Reg, assigned: &Assigned) -> Option<Ty> {
         let allowed: &[Ty] = match bin {
-            Bin::Add | Bin::Sub | Bin::Mul => &[Ty::I64, Ty::F32, Ty::VF32, Ty::VI32],
-            Bin::Div | Bin::Min | Bin::Max => &[Ty::I64, Ty::F32, Ty::VF32],
+            Bin::Add | Bin::Sub | Bin::Mul => &[Ty::I64, Ty::F32, Ty::F64, Ty::VF32, Ty::VI32],
+            Bin::Div => &[Ty::I64, Ty::F32, Ty::F64, Ty::VF32],
+            Bin::Min | Bin::Max => &[Ty::I64, Ty::F32, Ty::VF32],
             Bin::Rem => &[Ty::I64],
             Bin::And | Bin::Or => &[Ty::I64, Ty::VI32, Ty::B64],
-            Bin::Lt | Bin::Le | Bin::Eq => &[Ty::I64, Ty::F32],
+            Bin::Lt | Bin::Le | Bin::Eq => &[Ty::I64, Ty::F32, Ty::F64],
         };
         let ty = self.expect(a, allowed, "operation", assigned)?;
         self.expect(b, &[ty], "operation", assigned)?;
@@ -261,6 +262,8 @@ impl Check<'_> {
             Un::ToFloat | Un::BitsF => (&[Ty::VI32], Some(Ty::VF32)),
             Un::ToInt | Un::BitsI => (&[Ty::VF32], Some(Ty::VI32)),
             Un::IntToF32 => (&[Ty::I64], Some(Ty::F32)),
+            Un::Widen => (&[Ty::F32], Some(Ty::F64)),
+            Un::Narrow => (&[Ty::F64], Some(Ty::F32)),
             Un::SumLanes | Un::MaxLanes => (&[Ty::VF32], Some(Ty::F32)),
         };
         let ty = self.expect(a, from, "operation", assigned)?;
@@ -288,6 +291,7 @@ impl Check<'_> {
 pub fn scalar_ty(mem: ScalarMem) -> Ty {
     match mem {
         ScalarMem::F32 | ScalarMem::F16 => Ty::F32,
+        ScalarMem::F64 => Ty::F64,
         ScalarMem::I32 | ScalarMem::I64 | ScalarMem::U8 => Ty::I64,
     }
 }
@@ -317,7 +321,7 @@ pub fn scalar_bytes(mem: ScalarMem) -> usize {
     match mem {
         ScalarMem::F32 | ScalarMem::I32 => 4,
         ScalarMem::F16 => 2,
-        ScalarMem::I64 => 8,
+        ScalarMem::I64 | ScalarMem::F64 => 8,
         ScalarMem::U8 => 1,
     }
 }

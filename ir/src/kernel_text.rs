@@ -16,7 +16,7 @@ impl Display for Kernel {
         for (i, local) in self.locals.iter().enumerate() {
             writeln!(f, "  local {}: {} bytes", self.local(i as u32), local.bytes)?;
         }
-        for ty in [Ty::I64, Ty::F32, Ty::VF32, Ty::VI32, Ty::B64] {
+        for ty in [Ty::I64, Ty::F32, Ty::F64, Ty::VF32, Ty::VI32, Ty::B64] {
             let mut first = true;
             for (i, _) in self.regs.iter().enumerate().filter(|(_, reg)| **reg == ty) {
                 write!(f, "{}%{i}", if first { "  reg " } else { " " })?;
@@ -73,6 +73,7 @@ fn type_name(ty: Ty) -> &'static str {
     match ty {
         Ty::I64 => "i64",
         Ty::F32 => "f32",
+        Ty::F64 => "f64",
         Ty::VF32 => "16 x f32",
         Ty::VI32 => "16 x i32",
         Ty::B64 => "64 x u8",

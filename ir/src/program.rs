@@ -3,8 +3,9 @@
 //! `codegen::lower` writes it from a model and the plan's [`crate::plan::ModelSchedule`]; the runtime binds addresses
 //! and launches. The runtime makes no choices and knows no kernel by name.
 //!
-//! One *step* runs `forward` over `n` rows (tokens of any mix of sequences), then `head` over the rows whose logits are
-//! wanted. Every launch is run by the whole team and ends at a barrier.
+//! One *step* runs `fork` over the pages that must be copied or cleared first, `forward` over `n` rows (tokens of any mix
+//! of sequences), then `head` over the rows whose logits are wanted, then `sample` over the tokens to be drawn from them.
+//! Every launch is run by the whole team and ends at a barrier.
 //!
 //! **Attention.** Keys are cut into chunks of [`CHUNK`] positions counted from the start of the sequence. A row's result
 //! is the left fold, in chunk order, of its chunks' partial states `(m, l, o)`. A partial may cover the chunks `0..c`
@@ -31,11 +32,27 @@ pub const ROW_WORDS: usize = 8;
 /// index in [`Buf::Tables`] of the sequence's first page, which partial of each row it writes (0, 1, …), 0, 0.
 /// The rows of an item are neighbours; the chunks' pages are the same for all of them.
 pub const ITEM_WORDS: usize = 8;
-/// Words (i64) of [`Buf::Step`]: rows, items, rows that want logits, KV pages in the pool, 0, 0, 0, 0.
+/// Words (i64) of [`Buf::Step`]: rows, items, rows that want logits, KV pages in the pool, tokens to draw, edits of
+/// pages, 0, 0.
 pub const STEP_WORDS: usize = 8;
-/// f32 statistics per logits row and vocabulary block ([`Buf::Stats`]): maximum, Σ exp(x − max), Σ x·exp(x − max),
-/// index of the maximum (as f32 bits of an i32). The runtime folds blocks left to right.
+/// f32 statistics per logits row and vocabulary block ([`Buf::Stats`]): maximum, Σ exp(x − max), Σ (x − max)·exp(x − max),
+/// index of the maximum (as f32 bits of an i32).
 pub const STAT_WORDS: usize = 4;
+/// f32 words of a row's summary ([`Buf::Facts`]): largest logit, ln Σ exp(logit), Shannon entropy in nats, index of the
+/// largest logit, the lowest of equals (as f32 bits of an i32). A NaN or +∞ among the logits makes one of the first two no
+/// finite number.
+pub const FACT_WORDS: usize = 4;
+/// Words (64 bits) per token to draw ([`Buf::Draws`]): row of logits; row of [`Buf::Masks`], −1 without (a row of logits
+/// is masked in place and by one draw only); tokens to keep, at least 1, the vocabulary for all; 1 / temperature (f32, 0
+/// for the most probable token); probability to keep (f32, 1 for all); least share of the highest probability (f32, 0 for
+/// all); a random number in [0, 1) (f64); 1 when the row has no statistics in [`Buf::Stats`], else 0.
+pub const DRAW_WORDS: usize = 8;
+/// Words (32 bits) per drawn token ([`Buf::Choices`]): the token, −1 when the row is not sound or nothing is allowed; its
+/// log-probability in nats (f32) under the row's own distribution, before temperature, filters and mask.
+pub const CHOICE_WORDS: usize = 2;
+/// Words (i64) per edit of a page ([`Buf::Edits`]): page to read, page to write, slots to copy; the slots behind become 0.
+/// Pages are numbers as in [`Buf::Tables`]; both may be the same page. No edit writes what another one reads or writes.
+pub const EDIT_WORDS: usize = 4;
 /// Vocabulary entries per statistics block.
 pub const STAT_BLOCK: usize = 2048;
 
@@ -75,6 +92,24 @@ pub enum Buf {
     Logits,
     /// Statistics of logits, f32 `[wanted row][blocks of STAT_BLOCK][STAT_WORDS]`.
     Stats,
+    /// Summaries of logits, f32 `[wanted row][FACT_WORDS]`.
+    Facts,
+    /// Tokens to draw, [`DRAW_WORDS`] each, as many as rows may want logits; written by the runtime.
+    Draws,
+    /// Allowed tokens, one bit each, the lowest first: `[draw][`[`mask_bytes`]`]`; written by the runtime.
+    Masks,
+    /// Statistics at the temperature of a draw, under its mask: as [`Buf::Stats`], per draw; the third word means nothing.
+    Weighed,
+    /// Drawn tokens, [`CHOICE_WORDS`] each.
+    Choices,
+    /// Edits of pages, [`EDIT_WORDS`] each, as many as rows of a step at most; written by the runtime.
+    Edits,
+}
+
+/// Bytes of a row of [`Buf::Masks`]: two per 16 tokens, and two more that may be read; a multiple of 64.
+#[must_use]
+pub fn mask_bytes(vocab: u64) -> u64 {
+    (vocab.div_ceil(16) * 2 + 2).next_multiple_of(64)
 }
 
 /// How large a buffer is: `fixed + per_row · max_rows + per_thread · team + per_partial · max_partials
@@ -175,8 +210,12 @@ pub struct Program {
     pub weights: Vec<Weight>,
     /// Launches of a step.
     pub forward: Vec<Launch>,
-    /// Launches that turn hidden rows into logits and statistics.
+    /// Launches that turn hidden rows into logits, statistics and summaries.
     pub head: Vec<Launch>,
+    /// Launches that draw tokens from logits.
+    pub sample: Vec<Launch>,
+    /// Launches that copy and clear pages, before the step that needs them.
+    pub fork: Vec<Launch>,
     /// Rows an attention item may hold.
     pub attend_rows: u32,
     /// Bytes of keys (and of values) per page and layer.

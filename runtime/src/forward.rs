@@ -2,20 +2,26 @@
 //!
 //! [`Loaded`] is what never changes (weights, code, program) and may be shared; [`LocalModel`] is one user's sequences,
 //! buffers and threads. A step fills the tables that [`ir::program`] describes and runs the program's launches; it
-//! chooses no kernel. What it does not do: tokenise, sample, or decide what to run.
+//! chooses no kernel. What it does not do: tokenise, say how tokens are sampled, or decide what to run.
 
+mod draws;
 mod work;
 
 use crate::device::cpu::{Function, Image, Launch, Region, Team};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
-use crate::kv::{PageShape, Pool, Store};
+use crate::kv::{Edit, PageShape, Pool, Store, batches};
 use crate::model::{Append, LanguageModel, ModelInfo, Row, SeqId, Wanted};
+use crate::sample::{Choice, Draw};
 use crate::{quant, weights};
+use draws::Asked;
 use ir::code::Code;
 use ir::model::Model;
 use ir::plan::PrefixMode;
-use ir::program::{Arg, Buf, ITEM_WORDS, PAGE, Program, STAT_BLOCK, STAT_WORDS};
+use ir::program::{
+    Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, PAGE, Program, STAT_BLOCK, STAT_WORDS,
+    mask_bytes,
+};
 use ir::tensor::DType;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -162,12 +168,17 @@ fn check(model: &Model, program: &Program) -> Result<()> {
         (Buf::Hidden, size(Buf::Hidden).per_row, u64::from(model.hidden) * 4),
         (Buf::Logits, size(Buf::Logits).per_head_row, u64::from(model.vocab).next_multiple_of(16) * 4),
         (Buf::Stats, size(Buf::Stats).per_head_row, stat_words(model) as u64 * 4),
+        (Buf::Weighed, size(Buf::Weighed).per_head_row, stat_words(model) as u64 * 4),
     ] {
         if has < least {
             return fail(&format!("buffer {buf:?}"), format!("{has} bytes per row, the model has {least}"));
         }
     }
-    for (i, launch) in program.forward.iter().chain(&program.head).enumerate() {
+    if program.head.is_empty() || program.sample.is_empty() || program.fork.is_empty() {
+        return fail("launches", "none make logits, none draw tokens, or none copy pages".to_owned());
+    }
+    let all = [&program.forward, &program.head, &program.sample, &program.fork];
+    for (i, launch) in all.into_iter().flatten().enumerate() {
         let place = format!("launch {i}");
         let Some(kernel) = program.kernels.get(launch.kernel as usize) else {
             return fail(&place, format!("kernel {} of {}", launch.kernel, program.kernels.len()));
@@ -231,8 +242,12 @@ pub struct Metrics {
     pub prepare_seconds: f64,
     /// Seconds in the forward launches.
     pub forward_seconds: f64,
+    /// Tokens drawn.
+    pub draws: u64,
     /// Seconds in the head launches.
     pub head_seconds: f64,
+    /// Seconds in drawing tokens.
+    pub sample_seconds: f64,
     /// Seconds in the caller's sink.
     pub sink_seconds: f64,
 }
@@ -249,6 +264,8 @@ pub struct LocalModel {
     buffers: BTreeMap<Buf, Region>,
     forward: Vec<Launch>,
     head: Vec<Launch>,
+    sample: Vec<Launch>,
+    fork: Vec<Launch>,
     limits: Limits,
     work: Work,
     rope_ready: usize,
@@ -256,6 +273,12 @@ pub struct LocalModel {
     metrics: Metrics,
     /// Seconds per kernel, when asked for.
     profile: Option<Vec<f64>>,
+}
+
+/// What becomes of rows: who looks at them, and the tokens chosen as the looker says, per append.
+struct Out<'a> {
+    look: &'a mut dyn FnMut(usize, usize, Row<'_>) -> Option<Draw>,
+    choices: Vec<Option<Choice>>,
 }
 
 /// Tokens of one append that go into one step.
@@ -299,6 +322,7 @@ impl LocalModel {
             launches.iter().map(one).collect()
         };
         let (forward, head) = (bind(&program.forward), bind(&program.head));
+        let (sample, fork) = (bind(&program.sample), bind(&program.fork));
         let info = ModelInfo {
             vocab: model.vocab as usize,
             context: model.context as usize,
@@ -319,6 +343,8 @@ impl LocalModel {
             buffers,
             forward,
             head,
+            sample,
+            fork,
             limits,
             work,
             rope_ready,
@@ -400,13 +426,54 @@ impl LocalModel {
         self.buffers.get_mut(&buf).expect("every buffer was made")
     }
 
+    /// Makes room for all tokens and runs them; on failure no sequence is changed.
+    fn advance(&mut self, appends: &[Append<'_>], out: &mut Out<'_>) -> Result<()> {
+        self.check_appends(appends)?;
+        let start = Instant::now();
+        let lens: Vec<usize> = appends.iter().map(|a| self.pool.len(a.seq)).collect();
+        let asks: Vec<(SeqId, usize)> = appends.iter().map(|a| (a.seq, a.tokens.len())).collect();
+        let mut edits = Vec::new();
+        self.pool.extend(&asks, &mut edits)?;
+        let ready = self.edit_pages(&edits);
+        self.metrics.prepare_seconds += start.elapsed().as_secs_f64();
+        let outcome = ready.and_then(|()| self.run(appends, &lens, out));
+        if outcome.is_err() {
+            for (a, len) in appends.iter().zip(&lens) {
+                self.pool.truncate(a.seq, *len)?;
+            }
+        }
+        self.renew_team(&outcome)?;
+        outcome
+    }
+
+    /// A team that lost a member is of no use.
+    fn renew_team<T>(&mut self, outcome: &Result<T>) -> Result<()> {
+        if matches!(outcome, Err(Error::Team { .. })) {
+            self.team = Team::new(self.team.members())?;
+        }
+        Ok(())
+    }
+
+    /// Carries changes of pages out, in order as far as it matters.
+    fn edit_pages(&mut self, edits: &[Edit]) -> Result<()> {
+        let shape = self.store.shape();
+        for batch in batches(edits) {
+            // Nothing of a batch depends on the rest of it, so it may be cut anywhere.
+            for part in batch.chunks(self.info.max_rows) {
+                let table = self.buffer(Buf::Edits).i64s_mut();
+                for (to, change) in table.chunks_exact_mut(EDIT_WORDS).zip(part) {
+                    let pages = [change.from, change.to].map(|page| shape.number(page) as i64);
+                    to.copy_from_slice(&[pages[0], pages[1], change.slots as i64, 0]);
+                }
+                self.buffer(Buf::Step).i64s_mut()[5] = part.len() as i64;
+                launch(&mut self.team, &self.fork, &self.loaded.program.fork, self.profile.as_mut())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs all appended tokens, cut into steps of at most `max_rows` rows.
-    fn run(
-        &mut self,
-        appends: &[Append<'_>],
-        lens: &[usize],
-        sink: &mut dyn FnMut(usize, usize, Row<'_>),
-    ) -> Result<()> {
+    fn run(&mut self, appends: &[Append<'_>], lens: &[usize], out: &mut Out<'_>) -> Result<()> {
         let mut pieces = Vec::new();
         let mut room = self.info.max_rows;
         for (append, a) in appends.iter().enumerate() {
@@ -416,23 +483,17 @@ impl LocalModel {
                 pieces.push(Piece { append, start, rows });
                 (start, room) = (start + rows, room - rows);
                 if room == 0 {
-                    self.part(appends, lens, &pieces, sink)?;
+                    self.part(appends, lens, &pieces, out)?;
                     pieces.clear();
                     room = self.info.max_rows;
                 }
             }
         }
-        if pieces.is_empty() { Ok(()) } else { self.part(appends, lens, &pieces, sink) }
+        if pieces.is_empty() { Ok(()) } else { self.part(appends, lens, &pieces, out) }
     }
 
     /// One run of the launches.
-    fn part(
-        &mut self,
-        appends: &[Append<'_>],
-        lens: &[usize],
-        pieces: &[Piece],
-        sink: &mut dyn FnMut(usize, usize, Row<'_>),
-    ) -> Result<()> {
+    fn part(&mut self, appends: &[Append<'_>], lens: &[usize], pieces: &[Piece], out: &mut Out<'_>) -> Result<()> {
         if self.cancel.as_ref().is_some_and(|c| c.load(Ordering::Relaxed)) {
             return Err(Error::Cancelled);
         }
@@ -468,17 +529,13 @@ impl LocalModel {
         self.metrics.prepare_seconds += (prepared - start).as_secs_f64();
         self.metrics.forward_seconds += prepared.elapsed().as_secs_f64();
         for group in wanted.chunks(self.loaded.program.max_head_rows as usize) {
-            self.head_part(group, sink)?;
+            self.head_part(group, out)?;
         }
         Ok(())
     }
 
     /// Logits of some rows of the step: (row, append, token).
-    fn head_part(
-        &mut self,
-        group: &[(usize, usize, usize)],
-        sink: &mut dyn FnMut(usize, usize, Row<'_>),
-    ) -> Result<()> {
+    fn head_part(&mut self, group: &[(usize, usize, usize)], out: &mut Out<'_>) -> Result<()> {
         let start = Instant::now();
         let rows = self.buffer(Buf::HeadRows).i32s_mut();
         for (slot, (row, _, _)) in rows.iter_mut().zip(group) {
@@ -487,16 +544,17 @@ impl LocalModel {
         self.buffer(Buf::Step).i64s_mut()[2] = group.len() as i64;
         launch(&mut self.team, &self.head, &self.loaded.program.head, self.profile.as_mut())?;
         let done = Instant::now();
-        let model = &self.loaded.model;
-        let (vocab, words) = (self.info.vocab, stat_words(model));
-        let (logits, stats) = (self.buffers[&Buf::Logits].f32s(), self.buffers[&Buf::Stats].f32s());
-        for (i, (_, append, token)) in group.iter().enumerate() {
-            let logits = &logits[i * vocab.next_multiple_of(16)..][..vocab];
-            sink(*append, *token, fold(logits, &stats[i * words..][..words]));
-        }
+        let look = |(i, (_, append, token)): (usize, &(usize, usize, usize))| {
+            (out.look)(*append, *token, self.row(i)).map(|draw| (i, *append, draw))
+        };
+        let wanted: Vec<(usize, usize, Draw)> = group.iter().enumerate().filter_map(look).collect();
         self.metrics.head_rows += group.len() as u64;
         self.metrics.head_seconds += (done - start).as_secs_f64();
         self.metrics.sink_seconds += done.elapsed().as_secs_f64();
+        let asked: Vec<Asked<'_>> = wanted.iter().map(|(row, _, draw)| Asked { row: *row, draw }).collect();
+        for ((_, append, _), choice) in wanted.iter().zip(self.draw(&asked, false)?) {
+            out.choices[*append] = choice;
+        }
         Ok(())
     }
 
@@ -575,13 +633,19 @@ fn buffers(loaded: &Loaded, limits: &Limits) -> Result<(BTreeMap<Buf, Region>, u
     let size = |buf: Buf| program.buffers.iter().find(|(b, _)| *b == buf).map(|(_, s)| *s).unwrap_or_default();
     let stride = size(Buf::Scratch).per_thread.next_multiple_of(64);
     let (rows, context) = (u64::from(program.max_rows), u64::from(model.context));
+    let head_rows = u64::from(program.max_head_rows);
     // What the runtime itself writes must fit whatever the program says.
     let least = |buf: Buf| match buf {
         Buf::Step => Some(64),
         Buf::Rows => Some(rows * 64),
         Buf::Items => (limits.max_partials as u64).checked_mul(8 * ITEM_WORDS as u64),
         Buf::Tables => context.div_ceil(PAGE as u64).checked_mul(4 * rows),
-        Buf::HeadRows => Some(u64::from(program.max_head_rows) * 4),
+        Buf::HeadRows => Some(head_rows * 4),
+        Buf::Facts => Some(head_rows * 4 * FACT_WORDS as u64),
+        Buf::Draws => Some(head_rows * 8 * DRAW_WORDS as u64),
+        Buf::Masks => head_rows.checked_mul(mask_bytes(model.vocab.into())),
+        Buf::Choices => Some(head_rows * 4 * CHOICE_WORDS as u64),
+        Buf::Edits => Some(rows * 8 * EDIT_WORDS as u64),
         Buf::Rope => context.checked_mul(u64::from(model.head_dim) * 4),
         Buf::Scratch => stride.checked_mul(limits.threads as u64),
         _ => Some(0),
@@ -601,6 +665,12 @@ fn buffers(loaded: &Loaded, limits: &Limits) -> Result<(BTreeMap<Buf, Region>, u
         Buf::Scratch,
         Buf::Logits,
         Buf::Stats,
+        Buf::Facts,
+        Buf::Draws,
+        Buf::Masks,
+        Buf::Weighed,
+        Buf::Choices,
+        Buf::Edits,
     ];
     for buf in own {
         let s = size(buf);
@@ -608,7 +678,7 @@ fn buffers(loaded: &Loaded, limits: &Limits) -> Result<(BTreeMap<Buf, Region>, u
             (s.per_row, rows),
             (s.per_thread, limits.threads as u64),
             (s.per_partial, limits.max_partials as u64),
-            (s.per_head_row, u64::from(program.max_head_rows)),
+            (s.per_head_row, head_rows),
         ];
         let sum = parts.iter().try_fold(s.fixed, |sum, (each, n)| sum.checked_add(each.checked_mul(*n)?));
         let bytes = sum.zip(least(buf)).and_then(|(a, b)| usize::try_from(a.max(b)).ok());
@@ -616,30 +686,6 @@ fn buffers(loaded: &Loaded, limits: &Limits) -> Result<(BTreeMap<Buf, Region>, u
         regions.insert(buf, Region::new(bytes)?);
     }
     Ok((regions, stride))
-}
-
-/// Folds the statistics of a row's vocabulary blocks, left to right.
-fn fold<'a>(logits: &'a [f32], stats: &[f32]) -> Row<'a> {
-    let (mut max, mut z, mut weighted, mut argmax) = (f32::NEG_INFINITY, 0.0_f64, 0.0_f64, 0);
-    for block in stats.chunks_exact(STAT_WORDS) {
-        let [m, sum, product, index] = [block[0], block[1], block[2], block[3]];
-        if m == f32::NEG_INFINITY && !sum.is_nan() {
-            continue;
-        }
-        // Equal maxima keep the earlier block: the lowest index wins.
-        if m > max || m.is_nan() {
-            let scale = (f64::from(max) - f64::from(m)).exp();
-            (z, weighted) = (z * scale, weighted * scale);
-            (max, argmax) = (m, index.to_bits());
-        }
-        let scale = (f64::from(m) - f64::from(max)).exp();
-        z += f64::from(sum) * scale;
-        weighted += f64::from(product) * scale;
-    }
-    let log_z = f64::from(max) + z.ln();
-    let entropy = (log_z - weighted / z).max(0.0);
-    let argmax = if (argmax as usize) < logits.len() { argmax } else { 0 };
-    Row { logits, max, log_z: log_z as f32, entropy: entropy as f32, argmax }
 }
 
 impl LanguageModel for LocalModel {
@@ -657,8 +703,11 @@ impl LanguageModel for LocalModel {
         }
         let mut edits = Vec::new();
         let copy = self.pool.duplicate(seq, &mut edits)?;
-        self.store.apply(&edits);
-        Ok(copy)
+        let outcome = self.edit_pages(&edits);
+        if outcome.is_err() {
+            self.pool.free(copy);
+        }
+        outcome.map(|()| copy)
     }
 
     fn len(&self, seq: SeqId) -> usize {
@@ -674,24 +723,31 @@ impl LanguageModel for LocalModel {
     }
 
     fn step(&mut self, appends: &[Append<'_>], sink: &mut dyn FnMut(usize, usize, Row<'_>)) -> Result<()> {
-        self.check_appends(appends)?;
-        let start = Instant::now();
-        let lens: Vec<usize> = appends.iter().map(|a| self.pool.len(a.seq)).collect();
-        let asks: Vec<(SeqId, usize)> = appends.iter().map(|a| (a.seq, a.tokens.len())).collect();
-        let mut edits = Vec::new();
-        self.pool.extend(&asks, &mut edits)?;
-        self.store.apply(&edits);
-        self.metrics.prepare_seconds += start.elapsed().as_secs_f64();
-        let outcome = self.run(appends, &lens, sink);
-        if outcome.is_err() {
-            for (a, len) in appends.iter().zip(&lens) {
-                self.pool.truncate(a.seq, *len)?;
-            }
-        }
-        if matches!(outcome, Err(Error::Team { .. })) {
-            self.team = Team::new(self.team.members())?;
-        }
+        let mut look = |append, token, row: Row<'_>| {
+            sink(append, token, row);
+            None
+        };
+        self.advance(appends, &mut Out { look: &mut look, choices: Vec::new() })
+    }
+
+    fn choose(&mut self, rows: &[Row<'_>], draws: &[(usize, Draw)]) -> Result<Vec<Option<Choice>>> {
+        let outcome = self.draw_from(rows, draws);
+        self.renew_team(&outcome)?;
         outcome
+    }
+
+    fn step_and_choose(
+        &mut self,
+        appends: &[Append<'_>],
+        look: &mut dyn FnMut(usize, Row<'_>) -> Option<Draw>,
+    ) -> Result<Vec<Option<Choice>>> {
+        let lens: Vec<usize> = appends.iter().map(|a| a.tokens.len()).collect();
+        let mut look = |append: usize, token: usize, row: Row<'_>| {
+            if token + 1 == lens[append] { look(append, row) } else { None }
+        };
+        let mut out = Out { look: &mut look, choices: vec![None; appends.len()] };
+        self.advance(appends, &mut out)?;
+        Ok(out.choices)
     }
 
     fn kv_bytes(&self) -> u64 {

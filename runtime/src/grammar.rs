@@ -87,20 +87,13 @@ impl Clone for Matcher {
 }
 
 impl Matcher {
-    /// Copies logits with those of impossible tokens set to −∞.
+    /// The tokens that may come next, one bit each, the lowest first.
     ///
     /// # Errors
     /// When a limit of the engine is met.
-    pub fn mask(&mut self, logits: &[f32], masked: &mut Vec<f32>) -> Result<(), String> {
+    pub fn allowed(&mut self) -> Result<Box<[u32]>, String> {
         let allowed = self.inner.compute_mask_or_eos().map_err(|e| first_line(&e.to_string()))?;
-        masked.clear();
-        masked.resize(logits.len(), f32::NEG_INFINITY);
-        allowed.iter_set_entries(|id| {
-            if let (Some(to), Some(from)) = (masked.get_mut(id), logits.get(id)) {
-                *to = *from;
-            }
-        });
-        Ok(())
+        Ok(allowed.as_slice().into())
     }
 
     /// Follows a chosen token.

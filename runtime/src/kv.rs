@@ -1,16 +1,17 @@
 //! Pages of keys and values: which sequence holds which page, and the memory behind them.
 //!
 //! [`Pool`] is bookkeeping alone: sequences, page lists, reference counts; it answers changes with [`Edit`]s for the
-//! memory. [`Store`] is the memory and carries edits out. Forks share pages; the partly filled last page is copied when
-//! one of its owners is extended. A page's slots behind the last token of its owner hold zeros or were written by an
-//! earlier owner of the same page; they are cleared before the page is extended, so nothing that a sequence left
-//! behind (a NaN above all) reaches another one. Neither type knows models beyond sizes, runs kernels or drops tokens.
+//! memory, [`batches`] puts them as kernels carry them out. [`Store`] is the memory. Forks share pages; the partly
+//! filled last page is copied when one of its owners is extended. A page's slots behind the last token of its owner hold
+//! zeros or were written by an earlier owner of the same page; they are cleared before the page is extended, so nothing
+//! that a sequence left behind (a NaN above all) reaches another one. Neither type knows models beyond sizes, runs
+//! kernels or drops tokens.
 
 use crate::device::cpu::Region;
 use crate::error::{Error, Result};
 use crate::model::SeqId;
 use ir::program::{GROUP, PAGE};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A change of memory that must happen, in order, before the step that it was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,54 @@ pub enum Edit {
         /// First slot to clear.
         slot: usize,
     },
+}
+
+/// A change of one page, as kernels make it: slots of a page, or of the page itself, and zeros behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The page to read.
+    pub from: u32,
+    /// The page to write.
+    pub to: u32,
+    /// Slots to copy.
+    pub slots: usize,
+}
+
+/// Edits as lists of changes. Within a list no change writes what another one reads or writes; lists follow each other.
+#[must_use]
+pub fn batches(edits: &[Edit]) -> Vec<Vec<Change>> {
+    let mut lists = Vec::new();
+    let mut list: Vec<Change> = Vec::new();
+    // Which change of the list writes a page, and which pages are read by the writer of another one.
+    let (mut writers, mut read) = (HashMap::new(), HashSet::new());
+    for edit in edits {
+        let change = match *edit {
+            Edit::Zero(page) => Change { from: page, to: page, slots: 0 },
+            Edit::Copy { from, to } => Change { from, to, slots: PAGE },
+            Edit::Clear { page, slot } => Change { from: page, to: page, slots: slot },
+        };
+        let own = change.from == change.to;
+        if let Some(&writer) = writers.get(&change.to).filter(|_| own) {
+            let before: &mut Change = &mut list[writer];
+            before.slots = before.slots.min(change.slots);
+            continue;
+        }
+        let clash = read.contains(&change.to) || writers.contains_key(&change.to) || writers.contains_key(&change.from);
+        if clash {
+            lists.push(std::mem::take(&mut list));
+            writers.clear();
+            read.clear();
+        }
+        writers.insert(change.to, list.len());
+        if !own {
+            read.insert(change.from);
+        }
+        list.push(change);
+    }
+    if !list.is_empty() {
+        lists.push(list);
+    }
+    lists
 }
 
 /// A sequence's pages and length.
@@ -357,28 +406,6 @@ impl Store {
         let block = (layer * self.shape.kv_heads * 2 + usize::from(values)) * GROUP;
         self.region.address() + (block * self.shape.block_bytes()) as u64
     }
-
-    /// Carries edits out, in order.
-    pub fn apply(&mut self, edits: &[Edit]) {
-        let (shape, bytes) = (self.shape, self.shape.block_bytes());
-        let memory = self.region.bytes_mut();
-        for edit in edits {
-            for plane in 0..2 * shape.layers * shape.kv_heads {
-                let at = |page: u32| (shape.number(page) + plane * GROUP) * bytes;
-                match *edit {
-                    Edit::Zero(page) => memory[at(page)..][..bytes].fill(0),
-                    Edit::Copy { from, to } => memory.copy_within(at(from)..at(from) + bytes, at(to)),
-                    Edit::Clear { page, slot } => {
-                        // Keys are `[dimension][slot]`, values `[slot][dimension]`, two bytes each.
-                        let width = if plane % 2 == 0 { 2 } else { 2 * shape.head_dim };
-                        for run in memory[at(page)..][..bytes].chunks_exact_mut(width * PAGE) {
-                            run[slot * width..].fill(0);
-                        }
-                    }
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -420,14 +447,25 @@ mod tests {
             (!self.truth.is_empty()).then(|| i % self.truth.len())
         }
 
+        /// In order, and as kernels do it: all changes of a list read what was there before any of them wrote.
         fn apply(&mut self, edits: &[Edit]) {
+            let mut ordered = self.slots.clone();
             for edit in edits {
                 match *edit {
-                    Edit::Zero(p) => self.slots[p as usize] = [0; PAGE],
-                    Edit::Copy { from, to } => self.slots[to as usize] = self.slots[from as usize],
-                    Edit::Clear { page, slot } => self.slots[page as usize][slot..].fill(0),
+                    Edit::Zero(p) => ordered[p as usize] = [0; PAGE],
+                    Edit::Copy { from, to } => ordered[to as usize] = ordered[from as usize],
+                    Edit::Clear { page, slot } => ordered[page as usize][slot..].fill(0),
                 }
             }
+            for list in batches(edits) {
+                let before = self.slots.clone();
+                for Change { from, to, slots } in list {
+                    let mut page = before[from as usize];
+                    page[slots..].fill(0);
+                    self.slots[to as usize] = page;
+                }
+            }
+            assert_eq!(ordered, self.slots, "{edits:?}");
         }
 
         fn act(&mut self, action: &Action) {
@@ -540,25 +578,43 @@ mod tests {
     }
 
     #[test]
-    fn edits_reach_keys_and_values_of_every_layer() {
+    fn lists_hold_no_conflicts() {
+        // The last owner of a page clears it in place after others copied it.
+        let edits = [
+            Edit::Copy { from: 1, to: 5 },
+            Edit::Clear { page: 5, slot: 9 },
+            Edit::Copy { from: 1, to: 6 },
+            Edit::Zero(7),
+            Edit::Clear { page: 1, slot: 4 },
+            Edit::Clear { page: 2, slot: 3 },
+            Edit::Copy { from: 2, to: 8 },
+        ];
+        let change = |from, to, slots| Change { from, to, slots };
+        let first = vec![change(1, 5, 9), change(1, 6, PAGE), change(7, 7, 0)];
+        assert_eq!(batches(&edits), [first, vec![change(1, 1, 4), change(2, 2, 3)], vec![change(2, 8, PAGE)]]);
+        assert!(batches(&[]).is_empty());
+    }
+
+    #[test]
+    fn pages_of_a_group_lie_one_after_the_other() {
         let shape = PageShape { layers: 2, kv_heads: 2, head_dim: 4, pages: 20 };
-        let mut store = Store::new(shape).expect("memory");
-        store.region.bytes_mut().fill(0xFF);
+        let store = Store::new(shape).expect("memory");
         assert!(
             Store::new(PageShape { pages: 1 << 30, ..shape }).is_err_and(|e| e.to_string().contains("page tables"))
         );
-        store.apply(&[Edit::Zero(0), Edit::Copy { from: 0, to: 18 }, Edit::Clear { page: 1, slot: 5 }]);
-        let bytes = shape.block_bytes();
-        for plane in 0..8 {
-            let (layer, head, values) = (plane / 4, plane / 2 % 2, plane % 2 == 1);
-            let start = (store.address(layer, values) - store.region.address()) as usize;
-            let page = |p| &store.region.bytes()[start + (store.number(p) + head * 2 * GROUP) * bytes..][..bytes];
-            assert!(page(0).iter().chain(page(18)).all(|b| *b == 0));
-            assert!(page(2).iter().chain(page(17)).all(|b| *b == 0xFF));
-            for (i, b) in page(1).iter().enumerate() {
-                let slot = if values { i / 2 / 4 } else { i / 2 % PAGE };
-                assert_eq!(*b == 0, slot >= 5, "plane {plane}, byte {i}");
+        let block = shape.block_bytes();
+        let mut starts = Vec::new();
+        for page in 0..20 {
+            for (layer, head, values) in (0..8).map(|i| (i / 4, i / 2 % 2, i % 2 == 1)) {
+                let plane = (store.address(layer, values) - store.address(0, false)) as usize / block;
+                starts.push(plane + store.number(page) + 2 * GROUP * head);
             }
         }
+        assert_eq!(starts[1] - starts[0], GROUP, "values behind keys");
+        assert_eq!(starts[8] - starts[0], 1, "pages side by side");
+        starts.sort_unstable();
+        starts.dedup();
+        assert_eq!(starts.len(), 20 * 8, "no two blocks share memory");
+        assert!(starts.last().is_some_and(|last| (last + 1) * block <= store.region.bytes().len()));
     }
 }

@@ -4,6 +4,7 @@
 //! (written answers, for `test` blocks and for tests without a model).
 
 use crate::error::Error;
+use crate::sample::{Choice, Draw};
 
 /// A sequence of a model: tokens whose keys and values are cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +52,32 @@ impl Row<'_> {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.max.is_finite() && self.log_z.is_finite()
+    }
+}
+
+/// A row that outlives its step.
+#[derive(Clone, Debug, Default)]
+pub struct OwnedRow {
+    logits: Vec<f32>,
+    max: f32,
+    log_z: f32,
+    entropy: f32,
+    argmax: u32,
+}
+
+impl OwnedRow {
+    /// A copy of a row.
+    #[must_use]
+    pub fn of(row: &Row<'_>) -> Self {
+        let Row { logits, max, log_z, entropy, argmax } = *row;
+        Self { logits: logits.to_vec(), max, log_z, entropy, argmax }
+    }
+
+    /// The row.
+    #[must_use]
+    pub fn row(&self) -> Row<'_> {
+        let Self { logits, max, log_z, entropy, argmax } = self;
+        Row { logits, max: *max, log_z: *log_z, entropy: *entropy, argmax: *argmax }
     }
 }
 
@@ -104,6 +131,41 @@ pub trait LanguageModel: Send {
     /// # Errors
     /// When pages run out, a context is exceeded, or the step was cancelled. No sequence is changed then.
     fn step(&mut self, appends: &[Append<'_>], sink: &mut dyn FnMut(usize, usize, Row<'_>)) -> Result<(), Error>;
+
+    /// Chooses tokens from rows that outlived their step: one per draw, which names its row. `None` when the row is not
+    /// sound or no allowed token is possible. The bits of a choice do not depend on what else is chosen.
+    ///
+    /// # Errors
+    /// When the step was cancelled or a draw names no row.
+    fn choose(&mut self, rows: &[Row<'_>], draws: &[(usize, Draw)]) -> Result<Vec<Option<Choice>>, Error>;
+
+    /// A step that also chooses tokens: `look(append, row)` sees the row after the last token of each append that wants
+    /// one, in order, and says how to choose from it, if at all. One answer per append.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::step`] and [`LanguageModel::choose`].
+    fn step_and_choose(
+        &mut self,
+        appends: &[Append<'_>],
+        look: &mut dyn FnMut(usize, Row<'_>) -> Option<Draw>,
+    ) -> Result<Vec<Option<Choice>>, Error> {
+        let (mut rows, mut draws, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+        self.step(appends, &mut |append, token, row| {
+            if token + 1 == appends[append].tokens.len()
+                && let Some(draw) = look(append, row)
+            {
+                draws.push((rows.len(), draw));
+                rows.push(OwnedRow::of(&row));
+                owners.push(append);
+            }
+        })?;
+        let rows: Vec<Row<'_>> = rows.iter().map(OwnedRow::row).collect();
+        let mut choices = vec![None; appends.len()];
+        for (owner, choice) in owners.into_iter().zip(self.choose(&rows, &draws)?) {
+            choices[owner] = choice;
+        }
+        Ok(choices)
+    }
 
     /// Bytes of KV in use now.
     fn kv_bytes(&self) -> u64;

@@ -1,9 +1,11 @@
-//! From logits to a token: temperature, top-k, top-p, min-p; counter-based random streams; statistics of a row.
+//! How a token is chosen: the request, its random number, and what the distribution of a row says.
 //!
-//! The order is: temperature, then top-k, then top-p over what top-k left, then min-p against the most probable token.
-//! Draws are exact for the resulting distribution up to the rounding of f32 exponentials. Randomness is a pure function
-//! of a [`Key`], so a token does not depend on what else is in the batch. Log-probabilities are those of the model's own
-//! distribution: before temperature and filters. Nothing here knows sequences, prompts or stopping.
+//! Choosing itself is done by the model (`model::LanguageModel::choose`), by compiled kernels where there are weights. The
+//! order is: mask, temperature, then top-k, then top-p over what top-k left, then min-p against the most probable token;
+//! of equal logits the lower token counts as the more probable one. Draws are exact for the resulting distribution up to
+//! the rounding of f32 exponentials. Randomness is a pure function of a [`Key`], so a token does not depend on what else
+//! is in the batch. Log-probabilities are those of the model's own distribution: before mask, temperature and filters.
+//! Nothing here knows sequences, prompts or stopping.
 
 use crate::device::cpu::widest;
 use crate::model::Row;
@@ -81,199 +83,39 @@ pub struct Choice {
     pub logprob: f32,
 }
 
+/// What a choice needs besides the row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// How to choose.
+    pub how: Sampling,
+    /// A random number in `[0, 1)`; see [`Key::uniform`].
+    pub uniform: f64,
+    /// Tokens that may be chosen, one bit each, the lowest first; tokens beyond the words may not. `None`: all.
+    pub allowed: Option<Box<[u32]>>,
+}
+
+impl Draw {
+    /// The factor of logits before weights are taken, 1 / temperature; 0 where the most probable token is to be taken.
+    #[must_use]
+    pub fn scale(&self) -> f32 {
+        let scale = 1.0 / self.how.temperature;
+        if self.how.temperature > 0.0 && self.how.top_k != 1 && scale.is_finite() { scale } else { 0.0 }
+    }
+
+    /// Whether a token may be chosen.
+    #[must_use]
+    pub fn allows(&self, token: usize) -> bool {
+        let bit = |words: &[u32]| words.get(token / 32).is_some_and(|w| w >> (token % 32) & 1 == 1);
+        self.allowed.as_ref().is_none_or(|words| bit(words))
+    }
+}
+
 /// Elements whose weights are summed together.
 const BLOCK: usize = 512;
-
-/// Chooses tokens; keeps its memory between calls.
-#[derive(Clone, Debug, Default)]
-pub struct Sampler {
-    weights: Vec<f32>,
-    blocks: Vec<f64>,
-    candidates: Vec<(f32, u32)>,
-}
-
-impl Sampler {
-    /// Chooses a token of a row; `None` when the row is not sound.
-    pub fn sample(&mut self, row: &Row<'_>, how: &Sampling, key: Key) -> Option<Choice> {
-        if !row.is_sound() || row.logits.is_empty() {
-            return None;
-        }
-        let token =
-            if how.temperature > 0.0 && how.top_k != 1 { self.draw(row, how, key.uniform()) } else { row.argmax };
-        Some(Choice { token, logprob: logprob(row, token) })
-    }
-
-    fn draw(&mut self, row: &Row<'_>, how: &Sampling, u: f64) -> u32 {
-        let scale = 1.0 / how.temperature;
-        if !scale.is_finite() {
-            return row.argmax;
-        }
-        let k = if how.top_k == 0 { row.logits.len() } else { how.top_k as usize };
-        let filtered = k < row.logits.len() || how.top_p < 1.0 || how.min_p > 0.0;
-        if filtered {
-            self.keep(row, how, scale, k);
-            pick_candidate(&self.candidates, row.max, scale, u).unwrap_or(row.argmax)
-        } else {
-            let total = self.weigh(row, scale);
-            self.pick_weight(u * total).unwrap_or(row.argmax)
-        }
-    }
-
-    /// `exp((x − max)·scale)` of all logits, with sums per block; returns the sum of all.
-    fn weigh(&mut self, row: &Row<'_>, scale: f32) -> f64 {
-        self.weights.clear();
-        self.weights.resize(row.logits.len(), 0.0);
-        self.blocks.clear();
-        let (all, blocks) = (&mut self.weights, &mut self.blocks);
-        widest(
-            #[inline(always)]
-            || {
-                for (weights, logits) in all.chunks_mut(BLOCK).zip(row.logits.chunks(BLOCK)) {
-                    for (w, x) in weights.iter_mut().zip(logits) {
-                        *w = exp((*x - row.max) * scale);
-                    }
-                    blocks.push(sums(weights, |w| [w, 0.0])[0]);
-                }
-            },
-        );
-        self.blocks.iter().sum()
-    }
-
-    /// The token under which `target` falls in the running sum of the weights.
-    fn pick_weight(&self, mut target: f64) -> Option<u32> {
-        let mut last = None;
-        for (b, block) in self.blocks.iter().enumerate() {
-            if *block <= 0.0 {
-                continue;
-            }
-            let weights = &self.weights[b * BLOCK..(b * BLOCK + BLOCK).min(self.weights.len())];
-            if target < *block {
-                let mut rest = target;
-                for (i, w) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
-                    last = Some((b * BLOCK + i) as u32);
-                    rest -= f64::from(*w);
-                    if rest < 0.0 {
-                        break;
-                    }
-                }
-                return last;
-            }
-            target -= block;
-            last = weights.iter().rposition(|w| *w > 0.0).map(|i| (b * BLOCK + i) as u32);
-        }
-        last
-    }
-
-    /// Fills `candidates` with what the filters leave.
-    fn keep(&mut self, row: &Row<'_>, how: &Sampling, scale: f32, k: usize) {
-        // Probabilities relative to the highest: a floor for min-p, and a first guess for the others.
-        let floor = if how.min_p > 0.0 { how.min_p.min(1.0).ln() } else { f32::NEG_INFINITY };
-        let filters_first = k < row.logits.len() || how.top_p < 1.0;
-        if !filters_first {
-            self.gather(row, scale, floor);
-            return;
-        }
-        // The mass that top-p counts: of all tokens, or of those that top-k leaves.
-        let all = if k < row.logits.len() {
-            None
-        } else if scale == 1.0 {
-            Some(f64::from(row.log_z - row.max).exp())
-        } else {
-            Some(self.weigh(row, scale))
-        };
-        let mut depth = 6.0_f32;
-        loop {
-            // −inf logits never come back: the first gathering without a floor takes all that can be chosen.
-            let threshold = if depth > 200.0 { f32::NEG_INFINITY } else { -depth };
-            self.gather(row, scale, threshold);
-            let complete = threshold == f32::NEG_INFINITY;
-            if all.is_none() && self.candidates.len() < k && !complete {
-                depth *= 2.0;
-                continue;
-            }
-            if self.candidates.len() > k {
-                self.candidates.select_nth_unstable_by(k, descending);
-                self.candidates.truncate(k);
-            }
-            let weight = |c: &(f32, u32)| f64::from(exp((c.0 - row.max) * scale));
-            if how.top_p < 1.0 {
-                let have: f64 = self.candidates.iter().map(weight).sum();
-                let target = all.unwrap_or(have) * f64::from(how.top_p.max(0.0));
-                if have < target && !complete {
-                    depth *= 2.0;
-                    continue;
-                }
-                let n = nucleus(&mut self.candidates, target, weight);
-                self.candidates.truncate(n);
-            }
-            break;
-        }
-        self.candidates.retain(|c| (c.0 - row.max) * scale >= floor);
-    }
-
-    /// All tokens with `(x − max)·scale ≥ threshold`.
-    fn gather(&mut self, row: &Row<'_>, scale: f32, threshold: f32) {
-        self.candidates.clear();
-        for (block, logits) in row.logits.chunks(BLOCK).enumerate() {
-            // Most blocks have none: this test is a vector loop.
-            let best = widest(
-                #[inline(always)]
-                || highest(logits),
-            );
-            if (best - row.max) * scale < threshold || best == f32::NEG_INFINITY {
-                continue;
-            }
-            for (i, x) in logits.iter().enumerate() {
-                if (*x - row.max) * scale >= threshold && *x > f32::NEG_INFINITY {
-                    self.candidates.push((*x, (block * BLOCK + i) as u32));
-                }
-            }
-        }
-    }
-}
 
 /// Higher logits first, lower tokens first among equals.
 fn descending(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
-}
-
-/// Moves the fewest highest candidates whose weights reach `target` to the front; returns how many (at least one).
-fn nucleus(all: &mut [(f32, u32)], target: f64, weight: impl Fn(&(f32, u32)) -> f64) -> usize {
-    let (mut low, mut high, mut mass) = (0, all.len(), 0.0);
-    while high - low > 32 {
-        let half = (high - low) / 2;
-        all[low..high].select_nth_unstable_by(half, descending);
-        let upper: f64 = all[low..low + half].iter().map(&weight).sum();
-        if mass + upper >= target {
-            high = low + half;
-        } else {
-            mass += upper;
-            low += half;
-        }
-    }
-    all[low..high].sort_unstable_by(descending);
-    for (i, c) in all[low..high].iter().enumerate() {
-        mass += weight(c);
-        if mass >= target {
-            return low + i + 1;
-        }
-    }
-    high.max(1).min(all.len())
-}
-
-/// Draws from candidates; summed in the order of tokens so that the draw does not depend on how they were selected.
-fn pick_candidate(candidates: &[(f32, u32)], max: f32, scale: f32, u: f64) -> Option<u32> {
-    let mut order: Vec<(u32, f64)> =
-        candidates.iter().map(|c| (c.1, f64::from(exp((c.0 - max) * scale)))).filter(|c| c.1 > 0.0).collect();
-    order.sort_unstable_by_key(|c| c.0);
-    let mut rest = u * order.iter().map(|c| c.1).sum::<f64>();
-    for (token, weight) in &order {
-        rest -= weight;
-        if rest < 0.0 {
-            return Some(*token);
-        }
-    }
-    order.last().map(|c| c.0)
 }
 
 /// Log-probability of a token under the model, nats.
@@ -282,14 +124,15 @@ pub fn logprob(row: &Row<'_>, token: u32) -> f32 {
     row.logits.get(token as usize).map_or(f32::NEG_INFINITY, |x| x - row.log_z)
 }
 
-/// The `k` most probable tokens with their log-probabilities, best first, lower tokens first among equals.
+/// The `k` most probable tokens that `allows` does not refuse, with their log-probabilities, best first, lower tokens
+/// first among equals.
 #[must_use]
-pub fn top_tokens(row: &Row<'_>, k: usize) -> Vec<(u32, f32)> {
+pub fn top_tokens(row: &Row<'_>, k: usize, allows: impl Fn(usize) -> bool) -> Vec<(u32, f32)> {
     let mut best: Vec<(f32, u32)> = Vec::with_capacity(2 * k + BLOCK);
     let mut floor = f32::NEG_INFINITY;
     for (i, x) in row.logits.iter().enumerate() {
         // A NaN is no candidate.
-        if *x > floor || (best.len() < k && !x.is_nan()) {
+        if (*x > floor || (best.len() < k && !x.is_nan())) && allows(i) {
             best.push((*x, i as u32));
             if best.len() >= 2 * k + BLOCK && k > 0 {
                 best.select_nth_unstable_by(k - 1, descending);
@@ -301,30 +144,6 @@ pub fn top_tokens(row: &Row<'_>, k: usize) -> Vec<(u32, f32)> {
     best.sort_unstable_by(descending);
     best.truncate(k);
     best.into_iter().map(|(x, token)| (token, x - row.log_z)).collect()
-}
-
-/// Statistics of logits that were changed after the model (masks): the row that a model would have delivered. Logits of
-/// −∞ count as impossible. A row without any possible token is not sound.
-#[must_use]
-pub fn measure(logits: &[f32]) -> Row<'_> {
-    let (max, [z, weighted]) = widest(
-        #[inline(always)]
-        || {
-            let max = highest(logits);
-            // A distance of −100 has weight 0, and keeps −∞ from making 0 · ∞; NaN is kept.
-            let below = |x: f32| if x - max < -100.0 { -100.0 } else { x - max };
-            let terms = |x: f32| {
-                let d = below(x);
-                let w = if d.is_nan() { d } else { exp(d) };
-                [w, w * d]
-            };
-            (max, sums(logits, terms))
-        },
-    );
-    let argmax = logits.iter().position(|x| *x == max).unwrap_or(0) as u32;
-    let log_z = f64::from(max) + z.ln();
-    let entropy = (z.ln() - weighted / z).max(0.0);
-    Row { logits, max, log_z: log_z as f32, entropy: entropy as f32, argmax }
 }
 
 /// Probability of the most probable token.
@@ -424,10 +243,6 @@ fn exp(x: f32) -> f32 {
 mod tests {
     use super::*;
 
-    fn key(seed: u64, position: u32) -> Key {
-        Key { seed, stream: 3, sequence: 1, position, draw: 0 }
-    }
-
     #[test]
     fn philox_known_answers() {
         // From the known-answer file of the authors' library (Random123), philox4x32-10.
@@ -448,114 +263,9 @@ mod tests {
         assert_eq!((exp(f32::NEG_INFINITY), exp(-1e30), exp(0.0)), (0.0, 0.0, 1.0));
     }
 
-    /// The distribution by the definition of the filters, with a full sort.
-    fn closed_form(logits: &[f32], how: &Sampling) -> Vec<f64> {
-        let t = f64::from(how.temperature);
-        let mut order: Vec<usize> = (0..logits.len()).filter(|i| logits[*i] > f32::NEG_INFINITY).collect();
-        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-        if how.top_k > 0 {
-            order.truncate(how.top_k as usize);
-        }
-        let max = f64::from(logits[order[0]]);
-        let w = |i: usize| ((f64::from(logits[i]) - max) / t).exp();
-        let total: f64 = order.iter().map(|i| w(*i)).sum();
-        let mut mass = 0.0;
-        let mut kept = 0;
-        for i in &order {
-            mass += w(*i) / total;
-            kept += 1;
-            if mass >= f64::from(how.top_p) {
-                break;
-            }
-        }
-        order.truncate(kept);
-        order.retain(|i| w(*i) >= f64::from(how.min_p));
-        let total: f64 = order.iter().map(|i| w(*i)).sum();
-        let mut p = vec![0.0; logits.len()];
-        order.iter().for_each(|i| p[*i] = w(*i) / total);
-        p
-    }
-
-    fn check_distribution(logits: &[f32], how: &Sampling, seed: u64) {
-        let row = measure(logits);
-        let p = closed_form(logits, how);
-        let n = if logits.len() > 100 { 3000 } else { 20_000 };
-        let mut counts = vec![0_u32; logits.len()];
-        let mut sampler = Sampler::default();
-        for position in 0..n {
-            let choice = sampler.sample(&row, how, key(seed, position)).expect("sound");
-            counts[choice.token as usize] += 1;
-            assert_eq!(choice.logprob, logits[choice.token as usize] - row.log_z);
-        }
-        let (mut chi, mut freedom) = (0.0, -1.0_f64);
-        for (i, (count, p)) in counts.iter().zip(&p).enumerate() {
-            let expected = p * f64::from(n);
-            if *p == 0.0 {
-                assert_eq!(*count, 0, "{how:?}: token {i} is filtered out");
-            } else if expected > 5.0 {
-                chi += (f64::from(*count) - expected).powi(2) / expected;
-                freedom += 1.0;
-            }
-        }
-        // Far in the tail of chi-square: mean + 6 standard deviations.
-        assert!(chi < freedom.max(0.0) + 6.0 * (2.0 * freedom.max(1.0)).sqrt(), "{how:?}: chi² {chi} of {freedom}");
-    }
-
-    #[test]
-    fn draws_follow_the_closed_form() {
-        let small = [1.5_f32, -0.25, 3.0, f32::NEG_INFINITY, 2.75, 0.0, 3.0, -9.0];
-        let d = Sampling::default();
-        let cases = [
-            d,
-            Sampling { temperature: 0.5, ..d },
-            Sampling { temperature: 2.5, ..d },
-            Sampling { top_k: 3, ..d },
-            Sampling { top_k: 2, ..d },
-            Sampling { top_p: 0.7, ..d },
-            Sampling { top_p: 0.0, ..d },
-            Sampling { min_p: 0.3, ..d },
-            Sampling { temperature: 1.7, top_k: 5, top_p: 0.9, min_p: 0.05 },
-        ];
-        for (seed, how) in cases.iter().enumerate() {
-            check_distribution(&small, how, seed as u64);
-        }
-        // Wide rows: several blocks, thresholds lowered more than once, nucleus by partition.
-        let wide: Vec<f32> = (0..3000_u32).map(|i| philox([i, 0, 0, 0], [7, 7])[0] as f32 / 4e8).collect();
-        for how in [
-            d,
-            Sampling { temperature: 0.7, top_p: 0.95, ..d },
-            Sampling { temperature: 3.0, top_p: 0.999, ..d },
-            Sampling { top_k: 40, top_p: 0.8, ..d },
-            Sampling { top_k: 2999, ..d },
-        ] {
-            check_distribution(&wide, &how, 11);
-        }
-    }
-
-    #[test]
-    fn greedy_and_degenerate_rows() {
-        let mut sampler = Sampler::default();
-        let logits = [1.0, 5.0, 5.0, 2.0];
-        let row = measure(&logits);
-        let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
-        assert_eq!(sampler.sample(&row, &greedy, key(0, 0)).map(|c| c.token), Some(1));
-        let cold = Sampling { temperature: 1e-42, ..Sampling::default() };
-        assert_eq!(sampler.sample(&row, &cold, key(0, 0)).map(|c| c.token), Some(1));
-        for bad in [[1.0, f32::NAN], [f32::NEG_INFINITY; 2], [f32::INFINITY, 0.0]] {
-            let row = measure(&bad);
-            assert!(!row.is_sound() && sampler.sample(&row, &Sampling::default(), key(0, 0)).is_none());
-        }
-        let one = measure(&[f32::NEG_INFINITY, -3.0]).argmax;
-        assert_eq!(one, 1);
-    }
-
     #[test]
     fn keys_name_draws() {
-        let logits: Vec<f32> = (0..1000).map(|i| (i % 17) as f32 * 0.1).collect();
-        let row = measure(&logits);
-        let mut sampler = Sampler::default();
-        let mut draw = |k: Key| sampler.sample(&row, &Sampling::default(), k).expect("sound").token;
-        let base = key(42, 7);
+        let base = Key { seed: 42, stream: 3, sequence: 1, position: 7, draw: 0 };
         let others = [
             Key { seed: 43, ..base },
             Key { seed: 42 + (1 << 32), ..base },
@@ -564,9 +274,38 @@ mod tests {
             Key { position: 8, ..base },
             Key { draw: 1, ..base },
         ];
-        let first = draw(base);
-        assert!(others.iter().filter(|k| draw(**k) == first).count() <= 1);
-        assert_eq!(draw(base), first);
+        assert!(
+            others.iter().all(|k| (k.uniform() - base.uniform()).abs() > 1e-9 && (0.0..1.0).contains(&k.uniform()))
+        );
+        assert_eq!(base.uniform(), base.uniform());
+        let mean = (0..20_000).map(|position| Key { position, ..base }.uniform()).sum::<f64>() / 20_000.0;
+        assert!((mean - 0.5).abs() < 0.01);
+    }
+
+    #[test]
+    fn degenerate_temperatures_and_masks() {
+        let draw = |temperature, top_k| Draw {
+            how: Sampling { temperature, top_k, ..Sampling::default() },
+            uniform: 0.5,
+            allowed: Some([0b100, 1].into()),
+        };
+        assert_eq!(
+            [draw(0.0, 0), draw(-1.0, 0), draw(f32::NAN, 0), draw(1e-42, 0), draw(2.0, 1)].map(|d| d.scale()),
+            [0.0; 5]
+        );
+        assert_eq!((draw(2.0, 0).scale(), draw(2.0, 7).scale()), (0.5, 0.5));
+        let allowed: Vec<usize> = (0..100).filter(|t| draw(1.0, 0).allows(*t)).collect();
+        assert_eq!(allowed, [2, 32]);
+    }
+
+    /// The row of these logits, by definition.
+    fn measure(logits: &[f32]) -> Row<'_> {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let z: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+        let p = logits.iter().map(|x| f64::from(*x) - z.ln()).filter(|l| *l > f64::NEG_INFINITY);
+        let entropy = p.map(|l| -l * l.exp()).sum::<f64>();
+        let argmax = logits.iter().position(|x| *x == max).unwrap_or(0) as u32;
+        Row { logits, max, log_z: z.ln() as f32, entropy: entropy.max(0.0) as f32, argmax }
     }
 
     #[test]
@@ -578,14 +317,16 @@ mod tests {
         let variance: f64 = p.iter().map(|p| p * (-p.ln() - entropy).powi(2)).sum();
         assert!((f64::from(row.entropy) - entropy).abs() < 1e-5);
         assert!((f64::from(varentropy(&row)) - variance).abs() < 1e-3 * variance, "{} {variance}", varentropy(&row));
-        let top = top_tokens(&row, 700);
+        let top = top_tokens(&row, 700, |_| true);
         assert!(top.len() == 700 && top.is_sorted_by(|a, b| a.1 > b.1 || a.1 == b.1 && a.0 < b.0));
         assert_eq!(top[0].0, row.argmax);
         let (first, second) = (f64::from(top[0].1).exp(), f64::from(top[1].1).exp());
         assert!((f64::from(top1(&row)) - first).abs() < 1e-6);
         assert!((f64::from(margin(&row)) - (first - second)).abs() < 1e-6);
-        assert_eq!(top_tokens(&row, 0), vec![]);
-        assert_eq!(top_tokens(&row, 5000).len(), 1500);
+        assert_eq!(top_tokens(&row, 0, |_| true), vec![]);
+        assert_eq!(top_tokens(&row, 5000, |_| true).len(), 1500);
+        let odd = top_tokens(&row, 5000, |t| t % 2 == 1);
+        assert!(odd.len() == 750 && odd.iter().all(|t| t.0 % 2 == 1));
         let masked = measure(&[f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY]);
         assert_eq!((masked.entropy, masked.argmax, varentropy(&masked)), (0.0, 1, 0.0));
     }

@@ -9,6 +9,7 @@ use crate::exec::{ChatMessage, Guard, Interp, Options, RoleState, Run, RunError,
 use crate::exec::{Flow, Host};
 use crate::metrics::Metrics;
 use crate::model::{Append, LanguageModel, ModelInfo, Row, SeqId, Wanted};
+use crate::sample::{Choice, Draw, logprob};
 use crate::session::{Execution, execute};
 use crate::value::{Budget, Usage, Value};
 use ir::strategy::{MockOutput, Strategy, Test, TestStep};
@@ -230,6 +231,15 @@ impl LanguageModel for ScriptedModel {
             }
         }
         Ok(())
+    }
+
+    /// What is said is said, at any temperature.
+    fn choose(&mut self, rows: &[Row<'_>], draws: &[(usize, Draw)]) -> Result<Vec<Option<Choice>>, Error> {
+        let said = |(row, _): &(usize, Draw)| {
+            let row = rows.get(*row)?;
+            Some(Choice { token: row.argmax, logprob: logprob(row, row.argmax) })
+        };
+        Ok(draws.iter().map(said).collect())
     }
 
     fn kv_bytes(&self) -> u64 {

@@ -8,6 +8,7 @@ use ir::strategy::*;
 use runtime::error::Error;
 use runtime::exec::{ChatMessage, Options, TextCodec, Watch};
 use runtime::model::{Append, LanguageModel, ModelInfo, Row, SeqId, Wanted};
+use runtime::sample::{Choice, Draw};
 use runtime::script::run_test;
 use runtime::session::{Engine, RoleModel, Session};
 use runtime::value::{EndReason, Value};
@@ -330,10 +331,14 @@ impl LanguageModel for Noise {
                 for byte in *b"\"]}, " {
                     logits[byte as usize] = 3.0;
                 }
-                sink(i, append.tokens.len() - 1, runtime::sample::measure(&logits));
+                sink(i, append.tokens.len() - 1, oracle::measure(&logits));
             }
         }
         Ok(())
+    }
+
+    fn choose(&mut self, rows: &[Row<'_>], draws: &[(usize, Draw)]) -> Result<Vec<Option<Choice>>, Error> {
+        Ok(oracle::choose_all(rows, draws))
     }
 
     fn kv_bytes(&self) -> u64 {

@@ -6,8 +6,8 @@ mod forward_setup;
 
 use forward_setup::{SMOLLM2, load, model, schedule};
 use inferc_runtime::forward::LocalModel;
-use inferc_runtime::model::{Append, LanguageModel, Row, SeqId, Wanted};
-use inferc_runtime::sample::{Key, Sampler, Sampling, margin, measure, philox, top_tokens, varentropy};
+use inferc_runtime::model::{Append, LanguageModel, OwnedRow, Row, SeqId, Wanted};
+use inferc_runtime::sample::{Draw, Key, Sampling, margin, top_tokens, varentropy};
 use ir::plan::PrefixMode;
 use ir::schedule::{ModelSchedule, Prologue};
 use std::time::Instant;
@@ -141,35 +141,53 @@ fn speed() {
 #[test]
 #[ignore = "a measurement, meaningful in release on a quiet machine"]
 fn sampling() {
-    for vocab in [49_152_u32, 151_936] {
-        // Logits like a model's: most tokens far below a few good ones.
-        let noise = |i: u32| philox([i, 0, 0, 0], [1, 2])[0] as f32 / u32::MAX as f32;
-        let logits: Vec<f32> = (0..vocab).map(|i| 8.0 * noise(i) + 14.0 * noise(i + vocab).powi(40)).collect();
-        let row = measure(&logits);
-        let plain = Sampling::default();
-        let mut sampler = Sampler::default();
-        for (name, how) in [
-            ("greedy", Sampling { temperature: 0.0, ..plain }),
-            ("temperature 0.8", Sampling { temperature: 0.8, ..plain }),
-            ("top-p 0.95", Sampling { top_p: 0.95, ..plain }),
-            ("top-k 40", Sampling { top_k: 40, ..plain }),
-            ("min-p 0.05", Sampling { min_p: 0.05, ..plain }),
-        ] {
+    let file = std::env::var("SPEED_MODEL").unwrap_or_else(|_| SMOLLM2.to_owned());
+    let Some(loaded) = load(&file, &schedule()) else { return };
+    let mut model = model(&loaded, 2, 300);
+    let tokens: Vec<u32> = (0..32).map(|i| 100 + i * 37 % 9000).collect();
+    let seqs: Vec<SeqId> = tokens.iter().map(|_| model.create().expect("a sequence")).collect();
+    let vocab = model.info().vocab;
+    let plain = Sampling::default();
+    for (name, how) in [
+        ("greedy", Sampling { temperature: 0.0, ..plain }),
+        ("temperature 1", plain),
+        ("temperature 0.8", Sampling { temperature: 0.8, ..plain }),
+        ("top-p 0.95", Sampling { top_p: 0.95, ..plain }),
+        ("top-p 0.95 at 0.8", Sampling { top_p: 0.95, temperature: 0.8, ..plain }),
+        ("top-k 40", Sampling { top_k: 40, ..plain }),
+        ("min-p 0.05", Sampling { min_p: 0.05, ..plain }),
+    ] {
+        for n in [1, 8, 32] {
+            let appends: Vec<Append<'_>> = seqs[..n]
+                .iter()
+                .zip(tokens.chunks(1))
+                .map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last })
+                .collect();
             let mut position = 0;
-            let t = times(200, || {
+            let t = (0..20).map(|_| {
                 position += 1;
-                let key = Key { seed: 1, stream: 0, sequence: 0, position, draw: 0 };
-                assert!(sampler.sample(&row, &how, key).is_some());
+                let before = model.metrics().sample_seconds;
+                let mut look = |i: usize, _: Row<'_>| {
+                    let key = Key { seed: 1, stream: 0, sequence: i as u32, position, draw: 0 };
+                    Some(Draw { how, uniform: key.uniform(), allowed: None })
+                };
+                let choices = model.step_and_choose(&appends, &mut look).expect("steps");
+                assert!(choices.iter().all(Option::is_some));
+                model.metrics().sample_seconds - before
             });
-            eprintln!("{vocab} tokens, {name}: {:.1} µs", t[t.len() / 2] * 1e6);
+            let mut t: Vec<f64> = t.collect();
+            t.sort_by(f64::total_cmp);
+            eprintln!("{vocab} tokens, {n} rows, {name}: {:.2} µs per row", t[t.len() / 2] * 1e6 / n as f64);
         }
-        for (name, f) in [("varentropy", varentropy as fn(&Row<'_>) -> f32), ("margin", margin)] {
-            let t = times(200, || assert!(f(&row).is_finite()));
-            eprintln!("{vocab} tokens, {name}: {:.1} µs", t[t.len() / 2] * 1e6);
-        }
-        let t = times(200, || assert_eq!(top_tokens(&row, 8).len(), 8));
-        eprintln!("{vocab} tokens, top 8: {:.1} µs", t[t.len() / 2] * 1e6);
-        let t = times(50, || assert!(measure(&logits).is_sound()));
-        eprintln!("{vocab} tokens, measure: {:.1} µs", t[t.len() / 2] * 1e6);
     }
+    let mut rows = Vec::new();
+    let append = [Append { seq: seqs[0], tokens: &tokens[..1], wanted: Wanted::Last }];
+    model.step(&append, &mut |_, _, row| rows.push(OwnedRow::of(&row))).expect("steps");
+    let row = rows[0].row();
+    for (name, f) in [("varentropy", varentropy as fn(&Row<'_>) -> f32), ("margin", margin)] {
+        let t = times(200, || assert!(f(&row).is_finite()));
+        eprintln!("{vocab} tokens, {name}: {:.1} µs", t[t.len() / 2] * 1e6);
+    }
+    let t = times(200, || assert_eq!(top_tokens(&row, 8, |_| true).len(), 8));
+    eprintln!("{vocab} tokens, top 8: {:.1} µs", t[t.len() / 2] * 1e6);
 }

@@ -1,16 +1,18 @@
 //! The forward pass on tiny models that the tests write themselves: random histories of forks, appends and truncations
-//! give the bits of every sequence computed alone, also beside a sequence of NaNs. Needs a compiled back end, no files.
+//! give the bits of every sequence computed alone, also beside a sequence of NaNs; sampled generations are the same
+//! tokens for any threads, neighbours and back ends. Needs a compiled back end, no files.
 
 mod files_writer;
 mod forward_setup;
+mod oracle;
 
 use codegen::Backend;
 use files_writer::{Writer, ggml_code};
 use forward_setup::{Kept, backend, compile, model, schedule, step};
 use inferc_runtime::forward::{Loaded, LocalModel};
 use inferc_runtime::gguf::Gguf;
-use inferc_runtime::model::{LanguageModel, SeqId, Wanted};
-use inferc_runtime::sample::philox;
+use inferc_runtime::model::{Append, LanguageModel, OwnedRow, Row, SeqId, Wanted};
+use inferc_runtime::sample::{Choice, Draw, Key, Sampling, philox};
 use ir::plan::PrefixMode;
 use ir::schedule::ModelSchedule;
 use ir::tensor::DType;
@@ -206,4 +208,112 @@ fn poison_in_a_shared_page_stays_with_its_owner() {
     model.truncate(parent, 20).expect("it exists");
     row = step(&mut model, &[(parent, &tokens[20..], Wanted::Last)]).remove(0);
     assert!(bits(&row) == bits(&alone(&mut plain, &tokens)), "the parent");
+}
+
+/// How the sequences of the sampled generations choose: every filter, masks, greedy.
+fn draw(sequence: u32, position: u32) -> Draw {
+    let d = Sampling::default();
+    let how = [
+        Sampling { temperature: 1.0, ..d },
+        Sampling { temperature: 0.7, ..d },
+        Sampling { temperature: 1.4, top_p: 0.9, ..d },
+        Sampling { top_k: 12, ..d },
+        Sampling { temperature: 0.8, top_k: 30, top_p: 0.8, min_p: 0.02 },
+        Sampling { min_p: 0.1, ..d },
+        Sampling { temperature: 0.0, ..d },
+    ][sequence as usize % 7];
+    let uniform = Key { seed: 11, stream: 0, sequence, position, draw: 0 }.uniform();
+    let some = (sequence / 7 + position).is_multiple_of(3);
+    let allowed = some.then(|| Box::from([0xFFF0_0F00 | 1 << (position % 32), 0x0F0F_FF00, 0x8000_00F1]));
+    Draw { how, uniform, allowed }
+}
+
+/// Generates `steps` tokens for `sequences` after a prompt; with `check`, every choice is compared with the definition.
+fn sampled(model: &mut LocalModel, prompt: &[u32], sequences: &[u32], steps: u32, check: bool) -> Vec<Vec<(u32, u32)>> {
+    let root = model.create().expect("a sequence");
+    let mut first = None;
+    model
+        .step(&[Append { seq: root, tokens: prompt, wanted: Wanted::Last }], &mut |_, _, r| {
+            first = Some(OwnedRow::of(&r))
+        })
+        .expect("steps");
+    let first = first.expect("a row");
+    let seqs: Vec<SeqId> = sequences.iter().map(|_| model.fork(root).expect("a fork")).collect();
+    let draws: Vec<(usize, Draw)> = sequences.iter().map(|s| (0, draw(*s, 0))).collect();
+    let choices = model.choose(&[first.row()], &draws).expect("chooses");
+    let bits = |c: Option<Choice>| c.map(|c| (c.token, c.logprob.to_bits())).expect("a sound row");
+    let mut all: Vec<Vec<(u32, u32)>> = choices.into_iter().map(|c| vec![bits(c)]).collect();
+    for position in 1..steps {
+        // What would poison a sequence is replaced by its neighbour.
+        let safe = |token: u32| if token == POISON { POISON + 1 } else { token };
+        let last: Vec<[u32; 1]> = all.iter().map(|t| [safe(t.last().expect("not empty").0)]).collect();
+        let appends: Vec<Append<'_>> =
+            seqs.iter().zip(&last).map(|(seq, t)| Append { seq: *seq, tokens: t, wanted: Wanted::Last }).collect();
+        let mut rows = Vec::new();
+        let mut look = |i: usize, row: Row<'_>| {
+            rows.push(OwnedRow::of(&row));
+            Some(draw(sequences[i], position))
+        };
+        let choices = model.step_and_choose(&appends, &mut look).expect("steps");
+        if check {
+            let draws: Vec<(usize, Draw)> = (0..).zip(sequences).map(|(i, s)| (i, draw(*s, position))).collect();
+            let views: Vec<Row<'_>> = rows.iter().map(OwnedRow::row).collect();
+            for ((choice, (i, draw)), row) in choices.iter().zip(&draws).zip(&views) {
+                let token = choice.expect("a sound row").token;
+                assert!(oracle::fits(row.logits, draw, token), "token {token} of sequence {i}: {draw:?}");
+            }
+            assert_eq!(choices, model.choose(&views, &draws).expect("chooses"), "rows of an earlier step");
+        }
+        all.iter_mut().zip(choices).for_each(|(t, c)| t.push(bits(c)));
+    }
+    seqs.into_iter().chain([root]).for_each(|s| model.free(s));
+    all
+}
+
+#[test]
+fn sampled_generations_are_the_same_tokens_everywhere() {
+    let prompt = Random(77).tokens(300);
+    let sequences: Vec<u32> = (0..14).collect();
+    let mut expected: Option<Vec<Vec<(u32, u32)>>> = None;
+    for backend in Backend::ALL.into_iter().filter(|b| b.available() && *b != Backend::Interp) {
+        let loaded = load("llama", backend);
+        for threads in [1, 2, 3] {
+            let mut model = model(&loaded, threads, 400);
+            model.set_prefix_mode([PrefixMode::Cascade, PrefixMode::Shared, PrefixMode::Copied][threads % 3]);
+            let got = sampled(&mut model, &prompt, &sequences, 24, threads == 2);
+            let expected = expected.get_or_insert_with(|| got.clone());
+            assert_eq!(&got, expected, "{backend:?}, {threads} threads");
+            // Alone, and beside other neighbours.
+            for some in [&sequences[4..5], &sequences[9..12]] {
+                let got = sampled(&mut model, &prompt, some, 24, false);
+                let range = some[0] as usize..=some[some.len() - 1] as usize;
+                assert_eq!(got, expected[range], "{backend:?}, {threads} threads, sequences {some:?}");
+            }
+            assert_eq!(model.kv_bytes(), 0);
+        }
+    }
+}
+
+#[test]
+fn draws_of_unsound_rows_and_wrong_rows_are_refused() {
+    let Some(backend) = backend() else { return };
+    let loaded = load("llama", backend);
+    let mut model = model(&loaded, 2, 50);
+    let seqs: Vec<SeqId> = (0..3).map(|_| model.create().expect("a sequence")).collect();
+    let tokens = [[12_u32], [POISON], [13]];
+    let appends: Vec<Append<'_>> =
+        seqs.iter().zip(&tokens).map(|(seq, t)| Append { seq: *seq, tokens: t, wanted: Wanted::Last }).collect();
+    let choices = model.step_and_choose(&appends, &mut |i, _| (i < 2).then(|| draw(0, 1))).expect("steps");
+    assert_eq!(choices.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, false]);
+    let mut rows = Vec::new();
+    model.step(&appends, &mut |_, _, row| rows.push(OwnedRow::of(&row))).expect("steps");
+    let views: Vec<Row<'_>> = rows.iter().map(OwnedRow::row).collect();
+    let nothing = Draw { allowed: Some(Box::from([0, 0, 0])), ..draw(0, 1) };
+    let short = Draw { allowed: Some(Box::from([1 << 5])), ..draw(0, 1) };
+    let choices = model.choose(&views, &[(0, nothing), (1, draw(0, 1)), (2, short)]).expect("chooses");
+    assert_eq!(choices.iter().map(|c| c.map(|c| c.token)).collect::<Vec<_>>(), [None, None, Some(5)]);
+    assert!(model.choose(&views, &[(3, draw(0, 1))]).is_err());
+    let other = [0.0_f32; 5];
+    let foreign = Row { logits: &other, ..views[0] };
+    assert!(model.choose(&[foreign], &[(0, draw(0, 1))]).is_err());
 }

@@ -119,6 +119,7 @@ pub(super) fn part_type(ty: Ty) -> Type {
     match ty {
         Ty::I64 => types::I64,
         Ty::F32 => types::F32,
+        Ty::F64 => types::F64,
         Ty::VF32 => types::F32X4,
         Ty::VI32 => types::I32X4,
         Ty::B64 => types::I8X16,
@@ -154,7 +155,7 @@ impl<'a> Translate<'a> {
         }
         let mut variables = Vec::with_capacity(kernel.regs.len());
         for ty in &kernel.regs {
-            let parts = if matches!(ty, Ty::I64 | Ty::F32) { 1 } else { 4 };
+            let parts = if matches!(ty, Ty::I64 | Ty::F32 | Ty::F64) { 1 } else { 4 };
             variables.push((0..parts).map(|_| builder.declare_var(part_type(*ty))).collect());
         }
         let slot = |bytes: u64| {

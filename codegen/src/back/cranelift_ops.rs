@@ -57,6 +57,7 @@ pub(super) fn op(t: &mut Translate<'_>, op: &Op) -> Parts {
             let ins = t.builder.ins();
             vec![match mem {
                 ScalarMem::F32 => ins.load(types::F32, ACCESS, at, offset),
+                ScalarMem::F64 => ins.load(types::F64, ACCESS, at, offset),
                 ScalarMem::I64 => ins.load(types::I64, ACCESS, at, offset),
                 ScalarMem::I32 => ins.sload32(ACCESS, at, offset),
                 ScalarMem::U8 => ins.uload8(types::I64, ACCESS, at, offset),
@@ -126,7 +127,7 @@ fn shift_op(t: &mut Translate<'_>, shift: Shift, ty: Ty, value: Value, bits: u32
 
 /// Truth value (scalars) or mask (vectors) of a comparison.
 fn compare(t: &mut Translate<'_>, cmp: Cmp, ty: Ty, a: Value, b: Value) -> Value {
-    if matches!(ty, Ty::F32 | Ty::VF32) {
+    if matches!(ty, Ty::F32 | Ty::F64 | Ty::VF32) {
         let code = match cmp {
             Cmp::Lt => FloatCC::LessThan,
             Cmp::Le => FloatCC::LessThanOrEqual,
@@ -156,7 +157,7 @@ fn select(t: &mut Translate<'_>, cmp: Cmp, [a, b, yes, no]: [Reg; 4]) -> Parts {
         .map(|q| {
             let truth = compare(t, cmp, ty, a[q], b[q]);
             match ty {
-                Ty::I64 | Ty::F32 => t.builder.ins().select(truth, yes[q], no[q]),
+                Ty::I64 | Ty::F32 | Ty::F64 => t.builder.ins().select(truth, yes[q], no[q]),
                 _ => choose(t, truth, yes[q], no[q]),
             }
         })
@@ -164,7 +165,7 @@ fn select(t: &mut Translate<'_>, cmp: Cmp, [a, b, yes, no]: [Reg; 4]) -> Parts {
 }
 
 fn bin_op(t: &mut Translate<'_>, bin: Bin, ty: Ty, a: Value, b: Value) -> Value {
-    let float = matches!(ty, Ty::F32 | Ty::VF32);
+    let float = matches!(ty, Ty::F32 | Ty::F64 | Ty::VF32);
     match bin {
         Bin::Add if float => t.builder.ins().fadd(a, b),
         Bin::Sub if float => t.builder.ins().fsub(a, b),
@@ -215,6 +216,8 @@ fn un_op(t: &mut Translate<'_>, un: Un, a: Reg) -> Parts {
         Un::BitsI => each(&mut |t, v| cast(t, types::I32X4, v)),
         Un::BitsF => each(&mut |t, v| cast(t, types::F32X4, v)),
         Un::IntToF32 => vec![t.builder.ins().fcvt_from_sint(types::F32, a[0])],
+        Un::Widen => vec![t.builder.ins().fpromote(types::F64, a[0])],
+        Un::Narrow => vec![t.builder.ins().fdemote(types::F32, a[0])],
         Un::SumLanes | Un::MaxLanes => {
             let bin = if un == Un::SumLanes { Bin::Add } else { Bin::Max };
             let low = bin_op(t, bin, Ty::VF32, a[0], a[2]);
@@ -427,7 +430,7 @@ pub(super) fn store_scalar(t: &mut Translate<'_>, mem: ScalarMem, addr: Addr, re
     let value = t.scalar(reg);
     let (at, offset) = t.addr(addr, 8);
     match mem {
-        ScalarMem::F32 | ScalarMem::I64 => t.builder.ins().store(ACCESS, value, at, offset),
+        ScalarMem::F32 | ScalarMem::F64 | ScalarMem::I64 => t.builder.ins().store(ACCESS, value, at, offset),
         ScalarMem::I32 => t.builder.ins().istore32(ACCESS, value, at, offset),
         ScalarMem::U8 => t.builder.ins().istore8(ACCESS, value, at, offset),
         ScalarMem::F16 => {

@@ -97,6 +97,7 @@ fn check_args(kernel: &Kernel, args: &[Value]) -> Result<(), Fault> {
 enum Val {
     I64(i64),
     F32(f32),
+    F64(f64),
     VF32([f32; LANES]),
     VI32([i32; LANES]),
     B64([u8; 4 * LANES]),
@@ -128,6 +129,11 @@ impl Thread<'_> {
 
     fn f32(&self, reg: Reg) -> f32 {
         let Val::F32(v) = self.get(reg) else { ill_typed() };
+        v
+    }
+
+    fn f64(&self, reg: Reg) -> f64 {
+        let Val::F64(v) = self.get(reg) else { ill_typed() };
         v
     }
 
@@ -288,6 +294,7 @@ impl Thread<'_> {
             Op::LoadScalar(mem, addr) => match mem {
                 ScalarMem::F32 => Val::F32(f32::from_le_bytes(self.read(*addr)?)),
                 ScalarMem::F16 => Val::F32(f16::from_le_bytes(self.read(*addr)?).to_f32()),
+                ScalarMem::F64 => Val::F64(f64::from_le_bytes(self.read(*addr)?)),
                 ScalarMem::I32 => Val::I64(i32::from_le_bytes(self.read(*addr)?).into()),
                 ScalarMem::I64 => Val::I64(i64::from_le_bytes(self.read(*addr)?)),
                 ScalarMem::U8 => Val::I64(u8::from_le_bytes(self.read(*addr)?).into()),
@@ -301,6 +308,7 @@ impl Thread<'_> {
         match (self.get(a), self.get(b)) {
             (Val::I64(a), Val::I64(b)) => mask[0] = compare(cmp, a, b),
             (Val::F32(a), Val::F32(b)) => mask[0] = compare(cmp, a, b),
+            (Val::F64(a), Val::F64(b)) => mask[0] = compare(cmp, a, b),
             (Val::VF32(a), Val::VF32(b)) => mask = std::array::from_fn(|l| compare(cmp, a[l], b[l])),
             (Val::VI32(a), Val::VI32(b)) => mask = std::array::from_fn(|l| compare(cmp, a[l], b[l])),
             _ => ill_typed(),
@@ -308,6 +316,7 @@ impl Thread<'_> {
         match self.get(t) {
             Val::I64(t) => Val::I64(if mask[0] { t } else { self.i64(f) }),
             Val::F32(t) => Val::F32(if mask[0] { t } else { self.f32(f) }),
+            Val::F64(t) => Val::F64(if mask[0] { t } else { self.f64(f) }),
             Val::VF32(t) => {
                 let f = self.vf32(f);
                 Val::VF32(std::array::from_fn(|l| if mask[l] { t[l] } else { f[l] }))
@@ -370,6 +379,16 @@ fn bin_op(bin: Bin, a: Val, b: Val) -> Result<Val, Fault> {
             Bin::Eq => Val::I64((a == b).into()),
             _ => Val::F32(float_op(bin, a, b)),
         },
+        (Val::F64(a), Val::F64(b)) => match bin {
+            Bin::Lt => Val::I64((a < b).into()),
+            Bin::Le => Val::I64((a <= b).into()),
+            Bin::Eq => Val::I64((a == b).into()),
+            Bin::Add => Val::F64(a + b),
+            Bin::Sub => Val::F64(a - b),
+            Bin::Mul => Val::F64(a * b),
+            Bin::Div => Val::F64(a / b),
+            _ => ill_typed(),
+        },
         (Val::VF32(a), Val::VF32(b)) => Val::VF32(std::array::from_fn(|l| float_op(bin, a[l], b[l]))),
         (Val::VI32(a), Val::VI32(b)) => Val::VI32(std::array::from_fn(|l| match bin {
             Bin::Add => a[l].wrapping_add(b[l]),
@@ -413,6 +432,8 @@ fn un_op(un: Un, a: Val) -> Val {
         (Un::BitsI, Val::VF32(a)) => Val::VI32(a.map(|v| v.to_bits() as i32)),
         (Un::BitsF, Val::VI32(a)) => Val::VF32(a.map(|v| f32::from_bits(v as u32))),
         (Un::IntToF32, Val::I64(a)) => Val::F32(a as f32),
+        (Un::Widen, Val::F32(a)) => Val::F64(a.into()),
+        (Un::Narrow, Val::F64(a)) => Val::F32(a as f32),
         (Un::SumLanes, Val::VF32(a)) => Val::F32(fold_lanes(a, |a, b| a + b)),
         (Un::MaxLanes, Val::VF32(a)) => Val::F32(fold_lanes(a, max)),
         _ => ill_typed(),
@@ -464,6 +485,7 @@ fn wide(bits: u16) -> [u8; 4] {
 fn scalar_bytes(mem: ScalarMem, value: Val) -> [u8; 8] {
     match (mem, value) {
         (ScalarMem::F32, Val::F32(v)) => u64::from(v.to_bits()).to_le_bytes(),
+        (ScalarMem::F64, Val::F64(v)) => v.to_le_bytes(),
         (ScalarMem::F16, Val::F32(v)) => u64::from(f16::from_f32(v).to_bits()).to_le_bytes(),
         (ScalarMem::I32 | ScalarMem::I64 | ScalarMem::U8, Val::I64(v)) => v.to_le_bytes(),
         _ => ill_typed(),

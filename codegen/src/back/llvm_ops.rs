@@ -72,6 +72,7 @@ pub(super) fn op(f: &mut Function<'_>, op: &Op) -> String {
         }
         Op::LoadScalar(mem, addr) => match mem {
             ScalarMem::F32 => f.load("float", *addr),
+            ScalarMem::F64 => f.load("double", *addr),
             ScalarMem::F16 => {
                 let half = f.load("half", *addr);
                 f.value(&format!("fpext half {half} to float"))
@@ -115,7 +116,7 @@ fn splat(f: &mut Function<'_>, item: &str, value: &str) -> String {
 }
 
 fn compare(f: &mut Function<'_>, cmp: Cmp, t: Ty, a: &str, b: &str) -> String {
-    let float = matches!(t, Ty::F32 | Ty::VF32);
+    let float = matches!(t, Ty::F32 | Ty::F64 | Ty::VF32);
     let name = match (cmp, float) {
         (Cmp::Lt, true) => "fcmp olt",
         (Cmp::Le, true) => "fcmp ole",
@@ -138,7 +139,7 @@ fn select(f: &mut Function<'_>, cmp: Cmp, [a, b, t, e]: [Reg; 4]) -> String {
 fn bin_op(f: &mut Function<'_>, bin: Bin, a: Reg, b: Reg) -> String {
     let t = f.ty(a);
     let (a, b) = (f.get(a), f.get(b));
-    let float = matches!(t, Ty::F32 | Ty::VF32);
+    let float = matches!(t, Ty::F32 | Ty::F64 | Ty::VF32);
     let name = match bin {
         Bin::Add => ["add", "fadd"],
         Bin::Sub => ["sub", "fsub"],
@@ -190,6 +191,8 @@ fn un_op(f: &mut Function<'_>, un: Un, a: Reg) -> String {
         Un::BitsI => f.value(&format!("bitcast <16 x float> {a} to <16 x i32>")),
         Un::BitsF => f.value(&format!("bitcast <16 x i32> {a} to <16 x float>")),
         Un::IntToF32 => f.value(&format!("sitofp i64 {a} to float")),
+        Un::Widen => f.value(&format!("fpext float {a} to double")),
+        Un::Narrow => f.value(&format!("fptrunc double {a} to float")),
         Un::SumLanes => fold_lanes(f, a, |f, t, _, a, b| f.value(&format!("fadd {t} {a}, {b}"))),
         Un::MaxLanes => fold_lanes(f, a, |f, t, bits, a, b| extreme_of(f, "fcmp ogt", t, bits, a, b)),
     }

@@ -86,6 +86,7 @@ pub(super) fn ty(ty: Ty) -> &'static str {
     match ty {
         Ty::I64 => "i64",
         Ty::F32 => "float",
+        Ty::F64 => "double",
         Ty::VF32 => "<16 x float>",
         Ty::VI32 => "<16 x i32>",
         Ty::B64 => "<64 x i8>",
@@ -243,6 +244,7 @@ impl<'a> Function<'a> {
                 let value = self.get(*reg);
                 let (ty, value) = match mem {
                     ScalarMem::F32 => ("float", value),
+                    ScalarMem::F64 => ("double", value),
                     ScalarMem::F16 => ("half", self.value(&format!("fptrunc float {value} to half"))),
                     ScalarMem::I32 => ("i32", self.value(&format!("trunc i64 {value} to i32"))),
                     ScalarMem::I64 => ("i64", value),

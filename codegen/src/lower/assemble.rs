@@ -6,10 +6,11 @@ use super::build::{Built, Role, Slot};
 use super::linear::Blocking;
 use super::prologue::{Attended, Norm, alone};
 use super::record::Record;
-use super::{Dims, Error, attend, ffn, head, project, qkv, step_words};
+use super::{Dims, Error, attend, ffn, finalise, fork, head, project, qkv, sample, step_words};
 use ir::model::Model;
 use ir::program::{
-    Arg, Buf, ITEM_WORDS, Launch, PAGE, Program, ROW_WORDS, RowOrder, STAT_WORDS, STEP_WORDS, Size, Source, Weight,
+    Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, Launch, PAGE, Program, ROW_WORDS, RowOrder,
+    STAT_WORDS, STEP_WORDS, Size, Source, Weight, mask_bytes,
 };
 use ir::schedule::{ModelSchedule, Prologue};
 use ir::tensor::{DType, SUPER_K, TILE_K};
@@ -46,6 +47,8 @@ pub(super) fn program(model: &Model, schedule: &ModelSchedule) -> Result<Program
         a.layer(layer)?;
     }
     a.head()?;
+    a.sample();
+    a.fork();
     Ok(a.finish())
 }
 
@@ -114,6 +117,8 @@ fn dims(model: &Model, s: &ModelSchedule) -> Result<Dims, Error> {
 enum Phase {
     Forward,
     Head,
+    Sample,
+    Fork,
 }
 
 struct Assembly<'a> {
@@ -125,6 +130,8 @@ struct Assembly<'a> {
     weights: Vec<Weight>,
     forward: Vec<Launch>,
     head: Vec<Launch>,
+    sample: Vec<Launch>,
+    fork: Vec<Launch>,
     /// Bytes of scratch per thread and of a row's activations, the most of any kernel.
     scratch: i64,
     act: i64,
@@ -150,6 +157,8 @@ impl<'a> Assembly<'a> {
             weights: Vec::new(),
             forward: Vec::new(),
             head: Vec::new(),
+            sample: Vec::new(),
+            fork: Vec::new(),
             scratch: 0,
             act: 0,
         }
@@ -233,6 +242,8 @@ impl<'a> Assembly<'a> {
         let list = match phase {
             Phase::Forward => &mut self.forward,
             Phase::Head => &mut self.head,
+            Phase::Sample => &mut self.sample,
+            Phase::Fork => &mut self.fork,
         };
         list.push(Launch { kernel, args });
     }
@@ -373,7 +384,20 @@ impl<'a> Assembly<'a> {
         let weights = [(Role::Gain, gain), (Role::Matrix, matrix)];
         let name = kernel_name("head", &[found.dtype]);
         self.launch(Phase::Head, name, 0, &weights, |name, dims| head::kernel(name, dims, found.dtype));
+        self.launch(Phase::Head, "finalise".to_owned(), 0, &[], finalise::kernel);
         Ok(())
+    }
+
+    fn sample(&mut self) {
+        self.scratch = self.scratch.max(sample::scratch_bytes(&self.dims));
+        self.launch(Phase::Sample, "weigh".to_owned(), 0, &[], sample::weigh);
+        self.launch(Phase::Sample, "draw".to_owned(), 0, &[], sample::draw);
+    }
+
+    fn fork(&mut self) {
+        for layer in 0..self.model.layers {
+            self.launch(Phase::Fork, "fork".to_owned(), layer, &[], fork::kernel);
+        }
     }
 
     fn finish(self) -> Program {
@@ -384,6 +408,8 @@ impl<'a> Assembly<'a> {
             weights: self.weights,
             forward: self.forward,
             head: self.head,
+            sample: self.sample,
+            fork: self.fork,
             attend_rows: self.schedule.attend_rows,
             page_bytes: self.dims.page_bytes().unsigned_abs(),
             max_rows: self.schedule.max_rows,
@@ -416,6 +442,12 @@ impl<'a> Assembly<'a> {
             (Buf::Scratch, Size { per_thread: self.scratch.unsigned_abs(), ..none }),
             (Buf::Logits, per_head_row(4 * d.vocab_padded())),
             (Buf::Stats, per_head_row(4 * STAT_WORDS as i64 * d.stat_blocks())),
+            (Buf::Facts, per_head_row(4 * FACT_WORDS as i64)),
+            (Buf::Draws, per_head_row(8 * DRAW_WORDS as i64)),
+            (Buf::Masks, Size { per_head_row: mask_bytes(d.vocab.unsigned_abs()), ..none }),
+            (Buf::Weighed, per_head_row(4 * STAT_WORDS as i64 * d.stat_blocks())),
+            (Buf::Choices, per_head_row(4 * CHOICE_WORDS as i64)),
+            (Buf::Edits, per_row(8 * EDIT_WORDS as i64)),
         ]
     }
 }

@@ -41,6 +41,8 @@ values! {
     Int: I64,
     /// Scalar float.
     Flt: F32,
+    /// Scalar float of 64 bits.
+    Dbl: F64,
     /// 16 floats.
     Vf: VF32,
     /// 16 integers.
@@ -293,6 +295,11 @@ impl Build {
         self.let_(Op::Bin(Bin::Lt, a.reg(), b.reg()))
     }
 
+    /// `a <= b`
+    pub(super) fn le<T: Val>(&mut self, a: T, b: T) -> Int {
+        self.let_(Op::Bin(Bin::Le, a.reg(), b.reg()))
+    }
+
     /// `a == b`
     pub(super) fn eq<T: Val>(&mut self, a: T, b: T) -> Int {
         self.let_(Op::Bin(Bin::Eq, a.reg(), b.reg()))
@@ -364,6 +371,21 @@ impl Build {
     /// Floats of bits.
     pub(super) fn unbits(&mut self, a: Vi) -> Vf {
         self.un(Un::BitsF, a)
+    }
+
+    /// An integer as a float.
+    pub(super) fn to_f32(&mut self, a: Int) -> Flt {
+        self.un(Un::IntToF32, a)
+    }
+
+    /// The same number in 64 bits.
+    pub(super) fn widen(&mut self, a: Flt) -> Dbl {
+        self.un(Un::Widen, a)
+    }
+
+    /// Rounded to 32 bits.
+    pub(super) fn narrow(&mut self, a: Dbl) -> Flt {
+        self.un(Un::Narrow, a)
     }
 
     /// Sum of the lanes.
@@ -458,6 +480,11 @@ impl Build {
         self.let_(Op::LoadScalar(ScalarMem::I32, addr))
     }
 
+    /// One f64.
+    pub(super) fn load_f64(&mut self, addr: Addr) -> Dbl {
+        self.let_(Op::LoadScalar(ScalarMem::F64, addr))
+    }
+
     /// Stores 16 floats.
     pub(super) fn store(&mut self, mem: Mem, addr: Addr, v: Vf) {
         debug_assert_eq!(mem.ty(), Ty::VF32);
@@ -478,6 +505,21 @@ impl Build {
     /// Stores one f32.
     pub(super) fn store_f32(&mut self, addr: Addr, v: Flt) {
         self.push(Stmt::StoreScalar(ScalarMem::F32, addr, v.reg()));
+    }
+
+    /// Stores one f64.
+    pub(super) fn store_f64(&mut self, addr: Addr, v: Dbl) {
+        self.push(Stmt::StoreScalar(ScalarMem::F64, addr, v.reg()));
+    }
+
+    /// Stores one i64.
+    pub(super) fn store_i64(&mut self, addr: Addr, v: Int) {
+        self.push(Stmt::StoreScalar(ScalarMem::I64, addr, v.reg()));
+    }
+
+    /// Stores the low 32 bits.
+    pub(super) fn store_i32(&mut self, addr: Addr, v: Int) {
+        self.push(Stmt::StoreScalar(ScalarMem::I32, addr, v.reg()));
     }
 
     /// Asks for a line early.

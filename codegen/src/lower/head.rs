@@ -1,10 +1,11 @@
 //! K6: final norm, output projection, logits and their statistics.
 //!
 //! Takes the residual stream and the rows that want logits; leaves logits (−∞ past the vocabulary) and, per block of the
-//! vocabulary, maximum, Σ exp(x − max), Σ x·exp(x − max) and the first index of the maximum. One thread makes a whole
+//! vocabulary, maximum, Σ exp(x − max), Σ (x − max)·exp(x − max) and the first index of the maximum. One thread makes a whole
 //! block, so statistics do not depend on the team.
 
-use super::build::{Build, Built, Int, Place, Role, Slot, Vf};
+use super::build::{Build, Built, Flt, Int, Place, Role, Slot, Vf};
+use super::finalise::STAT_BYTES;
 use super::linear::{Matrix, RESULT_BYTES, Results, row_blocks};
 use super::math::exp;
 use super::prologue::{Norm, rows};
@@ -13,9 +14,6 @@ use super::{Dims, step_words};
 use ir::kernel::{Cmp, Mem, Split};
 use ir::program::{Buf, STAT_BLOCK, STAT_WORDS};
 use ir::tensor::DType;
-
-/// Bytes of a block's statistics.
-const STAT_BYTES: i64 = 4 * STAT_WORDS as i64;
 
 /// The record that the output projection reads.
 pub(super) fn record(dims: &Dims, dtype: DType) -> Record {
@@ -60,7 +58,10 @@ pub(super) fn kernel(name: &str, dims: &Dims, dtype: DType) -> Built {
             let base = b.mul_const(row, 4 * dims.vocab_padded());
             let to = b.mul_const(row, dims.stat_blocks() * STAT_BYTES);
             let to = b.scale_add(unit, STAT_BYTES, to);
-            statistics(b, logits, base, (first_tile, end), stats, to);
+            let words = statistics(b, logits, base, (first_tile, end), None);
+            for (i, word) in words.into_iter().enumerate() {
+                b.store_f32(stats.at(to, 4 * i as i64), word);
+            }
         });
     });
     b.finish()
@@ -78,8 +79,15 @@ fn beyond(b: &mut Build, dims: &Dims, tile: Int, x: Vf) -> Vf {
     b.select(Cmp::Lt, token, vocab, x, never)
 }
 
-/// Statistics of the logits of tiles `first..end` of the row at byte `row`.
-fn statistics(b: &mut Build, logits: Place, row: Int, (first, end): (Int, Int), stats: Place, to: Int) {
+/// Statistics of the logits of tiles `first..end` of the row at byte `row`; with a scale, of differences times the scale, and
+/// without the third.
+pub(super) fn statistics(
+    b: &mut Build,
+    logits: Place,
+    row: Int,
+    (first, end): (Int, Int),
+    scale: Option<Flt>,
+) -> [Flt; STAT_WORDS] {
     let (never, none, lanes) = (b.vf(f32::NEG_INFINITY), b.vf(0.0), b.iota());
     let token = |b: &mut Build, tile: Int| {
         let token = b.mul_const(tile, 16);
@@ -99,19 +107,31 @@ fn statistics(b: &mut Build, logits: Place, row: Int, (first, end): (Int, Int), 
     });
     let m = b.max_lanes(most.now());
     let every = b.splat(m);
+    let factor = match scale {
+        Some(scale) => b.splat(scale),
+        None => none,
+    };
     let (sum, weighted) = (b.var(none), b.var(none));
     b.for_(first, end, 1, |b, tile| {
         let at = b.scale_add(tile, 64, row);
         let x = b.load(Mem::F32, logits.at(at, 0));
+        // Also −∞ below a maximum of −∞.
         let less = b.sub(x, every);
-        let e = exp(b, less);
+        let less = b.select(Cmp::Eq, x, never, never, less);
+        let scaled = match scale {
+            Some(_) => b.mul(less, factor),
+            None => less,
+        };
+        let e = exp(b, scaled);
         let next = b.add(sum.now(), e);
         b.set(sum, next);
-        // −∞ has weight 0 and must not make 0 · ∞; a NaN weight stays.
-        let product = b.mul(x, e);
-        let product = b.select(Cmp::Eq, e, none, none, product);
-        let next = b.add(weighted.now(), product);
-        b.set(weighted, next);
+        if scale.is_none() {
+            // −∞ has weight 0 and must not make 0 · ∞; a NaN weight stays.
+            let product = b.mul(less, e);
+            let product = b.select(Cmp::Eq, e, none, none, product);
+            let next = b.add(weighted.now(), product);
+            b.set(weighted, next);
+        }
     });
     // Token numbers are below 2^24 and exact as floats; the least of the lanes that hold the maximum is the first.
     let far = b.vf(16_777_216.0);
@@ -125,7 +145,5 @@ fn statistics(b: &mut Build, logits: Place, row: Int, (first, end): (Int, Int), 
     let least = b.unbits(least);
     let index = b.lane(least, 0);
     let (sum, weighted) = (b.sum_lanes(sum.now()), b.sum_lanes(weighted.now()));
-    for (i, word) in [m, sum, weighted, index].into_iter().enumerate() {
-        b.store_f32(stats.at(to, 4 * i as i64), word);
-    }
+    [m, sum, weighted, index]
 }

@@ -1,4 +1,4 @@
-//! Functions of vectors that kernels share: `exp` and SiLU.
+//! Functions of vectors that kernels share: `exp`, `ln` and SiLU.
 //!
 //! Take and return registers of 16 lanes. Every kernel that needs one of them uses these, so a value is computed by the
 //! same operations wherever it is computed. They do not aim at range beyond what softmax, SiLU and statistics need.
@@ -37,6 +37,50 @@ pub(super) fn exp(b: &mut Build, x: Vf) -> Vf {
     let y = b.unbits(bits);
     let (bottom, zero) = (b.vf(EXP_ZERO_BELOW), b.vf(0.0));
     b.select(Cmp::Lt, x, bottom, zero, y)
+}
+
+/// ln x for normal x > 0, within 2 ulp, exactly 0 at 1; +∞ and NaN stay what they are. Cephes' `logf`.
+pub(super) fn ln(b: &mut Build, x: Vf) -> Vf {
+    let bits = b.bits(x);
+    // x = m · 2^e with m from 1/√2 to √2.
+    let e = b.shr(bits, 23);
+    let bias = b.vi(126);
+    let e = b.sub(e, bias);
+    let (fraction, half) = (b.vi(0x7F_FFFF), b.vi(0x3F00_0000));
+    let m = b.and(bits, fraction);
+    let m = b.or(m, half);
+    let m = b.unbits(m);
+    let (root, none, one) = (b.vf(std::f32::consts::FRAC_1_SQRT_2), b.vf(0.0), b.vf(1.0));
+    let twice = b.select(Cmp::Lt, m, root, m, none);
+    let below = b.select(Cmp::Lt, m, root, one, none);
+    let e = b.float(e);
+    let e = b.sub(e, below);
+    let r = b.sub(m, one);
+    let r = b.add(r, twice);
+    let square = b.mul(r, r);
+    let mut p = b.vf(7.037_683_6e-2);
+    for c in [
+        -1.151_461e-1,
+        1.167_699_9e-1,
+        -1.242_014_1e-1,
+        1.424_932_3e-1,
+        -1.666_805_8e-1,
+        2.000_071_5e-1,
+        -2.499_999_4e-1,
+        3.333_333_1e-1,
+    ] {
+        let c = b.vf(c);
+        p = b.fma(p, r, c);
+    }
+    let cube = b.mul(square, r);
+    let y = b.mul(p, cube);
+    let (low, high, minus_half) = (b.vf(-2.121_944_4e-4), b.vf(0.693_359_4), b.vf(-0.5));
+    let y = b.fma(e, low, y);
+    let y = b.fma(square, minus_half, y);
+    let y = b.add(r, y);
+    let y = b.fma(e, high, y);
+    let most = b.vf(f32::INFINITY);
+    b.select(Cmp::Lt, x, most, y, x)
 }
 
 /// x / (1 + e⁻ˣ).
@@ -92,6 +136,19 @@ mod tests {
         let y = apply(exp, &[0.0, -0.0, -inf, -80.1, -1e30, f32::MIN, 1e-40, f32::NAN, 1e30, inf]);
         assert_eq!(&y[..7], &[1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
         assert!(y[7].is_nan() && y[8].is_finite() && y[9].is_finite());
+    }
+
+    #[test]
+    fn ln_is_within_two_ulp() {
+        let x: Vec<f32> = (0..60_000).map(|i| (i as f32 * 0.0028 - 80.0).exp()).collect();
+        for (x, y) in x.iter().zip(apply(ln, &x)) {
+            let want = f64::from(*x).ln();
+            let ulp = f64::from(f32::EPSILON) * 2f64.powf(want.abs().max(1e-30).log2().floor());
+            assert!((f64::from(y) - want).abs() <= 2.0 * ulp + 1e-12, "ln({x}) = {y}, not {want}");
+        }
+        let y = apply(ln, &[1.0, f32::INFINITY, f32::NAN]);
+        assert_eq!(&y[..2], &[0.0, f32::INFINITY]);
+        assert!(y[2].is_nan());
     }
 
     #[test]

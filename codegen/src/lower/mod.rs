@@ -6,13 +6,16 @@
 //!
 //! Per layer five launches: `qkv` (norm, projections, rope, KV append), `attend`, `out` (fold of partials, projection,
 //! residual), `gate_up` (norm, projections, SiLU), `down` (projection, residual); a prologue that is split off adds one
-//! each before `qkv`, `out` and `gate_up`. Then `head` for the rows that want logits.
+//! each before `qkv`, `out` and `gate_up`. Then `head` and `finalise` for the rows that want logits, `weigh` and `draw` for the
+//! tokens that are drawn from them, and `fork` per layer for the pages that a step must copy first.
 
 mod assemble;
 mod attend;
 mod build;
 mod error;
 mod ffn;
+mod finalise;
+mod fork;
 mod head;
 mod linear;
 mod math;
@@ -20,6 +23,8 @@ mod project;
 mod prologue;
 mod qkv;
 mod record;
+mod sample;
+mod select;
 
 pub use error::Error;
 
@@ -119,6 +124,10 @@ mod step_words {
     pub(super) const ITEMS: i64 = 8;
     /// Rows that want logits.
     pub(super) const HEAD_ROWS: i64 = 16;
+    /// Tokens to draw.
+    pub(super) const DRAWS: i64 = 32;
+    /// Edits of pages.
+    pub(super) const EDITS: i64 = 40;
 
     /// Declares the header and loads one word of it.
     pub(super) fn load(b: &mut Build, word: i64) -> Int {

@@ -218,3 +218,53 @@ fn code_is_deterministic_on_any_thread() {
         assert_eq!(first.symbols.iter().map(|s| s.0.as_str()).collect::<Vec<_>>(), ["random", "other"]);
     }
 }
+
+#[test]
+fn doubles_keep_what_floats_lose() {
+    // All pairs of edge values widened, combined, compared and narrowed; doubles at the ties between neighbouring floats.
+    let pairs = || EDGES.iter().flat_map(|a| EDGES.iter().map(|b| (a.to_bits(), b.to_bits())));
+    let (a, b) = (words(pairs().map(|p| p.0)), words(pairs().map(|p| p.1)));
+    let n = len(&a) / 4;
+    let load = |to, param| {
+        let addr = Addr { base: Base::Param(param), index: Some(Reg(4)), offset: 0 };
+        Stmt::Let(Reg(to), Op::LoadScalar(ScalarMem::F32, addr))
+    };
+    let to = |param, offset| Addr { base: Base::Param(param), index: Some(Reg(1)), offset };
+    let mut body = vec![
+        Stmt::Let(Reg(4), Op::Shift(Shift::Left, Reg(0), 2)),
+        load(5, 0),
+        load(6, 1),
+        Stmt::Let(Reg(7), Op::Un(Un::Widen, Reg(5))),
+        Stmt::Let(Reg(8), Op::Un(Un::Widen, Reg(6))),
+    ];
+    for (i, bin) in [Bin::Add, Bin::Sub, Bin::Mul, Bin::Div].into_iter().enumerate() {
+        body.push(Stmt::Let(Reg(9), Op::Bin(bin, Reg(7), Reg(8))));
+        body.push(Stmt::StoreScalar(ScalarMem::F64, to(2, 8 * i as i64), Reg(9)));
+        body.push(Stmt::Let(Reg(10), Op::Un(Un::Narrow, Reg(9))));
+        body.push(Stmt::StoreScalar(ScalarMem::F32, to(3, 4 * i as i64), Reg(10)));
+    }
+    for (i, cmp) in [Cmp::Lt, Cmp::Le, Cmp::Eq].into_iter().enumerate() {
+        body.push(Stmt::Let(Reg(9), Op::Select(cmp, Reg(7), Reg(8), Reg(8), Reg(7))));
+        body.push(Stmt::StoreScalar(ScalarMem::F64, to(2, 32 + 8 * i as i64), Reg(9)));
+        let bin = [Bin::Lt, Bin::Le, Bin::Eq][i];
+        body.push(Stmt::Let(Reg(11), Op::Bin(bin, Reg(7), Reg(8))));
+        body.push(Stmt::StoreScalar(ScalarMem::I64, to(4, 8 * i as i64), Reg(11)));
+    }
+    // Halfway between 1 and the next float, and a little to either side: a float plus half a unit plus a far smaller one.
+    let half = 2f32.powi(-24);
+    body.extend([
+        Stmt::Let(Reg(5), Op::Float(half.to_bits())),
+        Stmt::Let(Reg(9), Op::Un(Un::Widen, Reg(5))),
+        Stmt::Let(Reg(9), Op::Bin(Bin::Mul, Reg(9), Reg(7))),
+        Stmt::Let(Reg(9), Op::Bin(Bin::Add, Reg(9), Reg(7))),
+        Stmt::Let(Reg(10), Op::Un(Un::Narrow, Reg(9))),
+        Stmt::StoreScalar(ScalarMem::F32, to(3, 16), Reg(10)),
+    ]);
+    let params = [ParamKind::Read, ParamKind::Read, ParamKind::Write, ParamKind::Write, ParamKind::Write];
+    let regs = [Ty::I64, Ty::F32, Ty::F32, Ty::F64, Ty::F64, Ty::F64, Ty::F32, Ty::I64];
+    let kernel = each(&params, &regs, &body);
+    let zeros = Value::Buffer(vec![0; 64 * n]);
+    let args = [a, b, zeros.clone(), zeros.clone(), zeros, Value::I64(n as i64)];
+    let elems = [Elem::F32, Elem::F32, Elem::F64, Elem::F32, Elem::Bytes, Elem::Bytes];
+    agree(&kernel, &args, &elems, 0).expect("back ends agree");
+}

@@ -57,7 +57,7 @@ pub(crate) const EDGES: [f32; 34] = [
     1.003_906_2,
 ];
 
-const PARAMS: [(&str, ParamKind, Elem); 11] = [
+const PARAMS: [(&str, ParamKind, Elem); 13] = [
     ("rf32", ParamKind::Read, Elem::F32),
     ("r16", ParamKind::Read, Elem::Bytes),
     ("rbytes", ParamKind::Read, Elem::Bytes),
@@ -65,6 +65,8 @@ const PARAMS: [(&str, ParamKind, Elem); 11] = [
     ("wf16", ParamKind::Write, Elem::F16),
     ("wbf16", ParamKind::Write, Elem::BF16),
     ("wbytes", ParamKind::Write, Elem::Bytes),
+    ("rf64", ParamKind::Read, Elem::F64),
+    ("wf64", ParamKind::Write, Elem::F64),
     ("n", ParamKind::I64, Elem::Bytes),
     ("k", ParamKind::I64, Elem::Bytes),
     ("a", ParamKind::F32, Elem::Bytes),
@@ -111,6 +113,12 @@ fn content(seed: u64, elem: Elem, choice: u32) -> Vec<u8> {
                 let plain = (random() as f32 / 1e8 - 10.0).to_bits();
                 let edge = EDGES[pick as usize / 4 % EDGES.len()].to_bits();
                 (if pick.is_multiple_of(4) { edge } else { plain }).to_le_bytes()
+            })
+            .collect(),
+        Elem::F64 => (0..BYTES / 8)
+            .flat_map(|_| {
+                let edge = EDGES[random() as usize % EDGES.len()];
+                (f64::from(edge) * (1.0 + f64::from(random()) * 1e-12)).to_le_bytes()
             })
             .collect(),
         _ => (0..BYTES / 2).flat_map(|_| (random() as u16).to_le_bytes()).collect(),
@@ -167,6 +175,7 @@ impl Make<'_> {
         let f = self.emit(&mut body, Ty::F32, Op::Float(0.75f32.to_bits()));
         let vf = self.emit(&mut body, Ty::VF32, Op::Un(Un::SplatF, f));
         let vi = self.emit(&mut body, Ty::VI32, Op::Iota);
+        self.emit(&mut body, Ty::F64, Op::Un(Un::Widen, f));
         self.emit(&mut body, Ty::B64, Op::SplatByte(0x9C));
         let i = self.fresh(Ty::I64);
         let at = |local| Addr { base: Base::Local(local), index: Some(i), offset: 0 };
@@ -182,6 +191,8 @@ impl Make<'_> {
             let (f, i, vf, vi) = (self.any(Ty::F32), self.any(Ty::I64), self.any(Ty::VF32), self.any(Ty::VI32));
             body.push(Stmt::StoreScalar(ScalarMem::F32, at(3, 3000 + 4 * k), f));
             body.push(Stmt::StoreScalar(ScalarMem::I64, at(6, 3000 + 8 * k), i));
+            let f64 = self.any(Ty::F64);
+            body.push(Stmt::StoreScalar(ScalarMem::F64, at(8, 3000 + 8 * k), f64));
             body.push(Stmt::Store(Mem::F32, at(3, 3072 + 64 * k), vf));
             body.push(Stmt::Store(Mem::I32, at(6, 3072 + 64 * k), vi));
             let (zero, bytes, other) = (self.emit(body, Ty::I64, Op::Int(0)), self.any(Ty::B64), self.any(Ty::B64));
@@ -322,6 +333,10 @@ impl Make<'_> {
                 let reg = self.any(ir::kernel_check::scalar_ty(scalar));
                 body.push(Stmt::StoreScalar(scalar, addr, reg));
             }
+            5 => {
+                let (addr, reg) = (self.addr(body, &[8], 8), self.any(Ty::F64));
+                body.push(Stmt::StoreScalar(ScalarMem::F64, addr, reg));
+            }
             _ => {
                 let reg = self.any(mem.ty());
                 body.push(Stmt::Store(mem, addr, reg));
@@ -330,7 +345,8 @@ impl Make<'_> {
     }
 
     fn op(&mut self, body: &mut Vec<Stmt>) -> (Ty, Op) {
-        match self.pick(6) {
+        match self.pick(7) {
+            6 => (Ty::F64, self.double(body)),
             0 => (Ty::I64, self.int(body)),
             1 => (Ty::F32, self.float(body)),
             2 | 3 => (Ty::VF32, self.floats(body)),
@@ -342,7 +358,7 @@ impl Make<'_> {
     fn int(&mut self, body: &mut Vec<Stmt>) -> Op {
         match self.pick(9) {
             0 => Op::Int([3, -1, i64::MIN, i64::MAX, 0x1_0000_0001, -129][self.pick(6)]),
-            1 => Op::Param(7 + self.pick(2) as u32),
+            1 => Op::Param(9 + self.pick(2) as u32),
             2 => Op::Tid,
             3 => {
                 let (a, bin) = (self.any(Ty::I64), self.of(&[Bin::Div, Bin::Rem]));
@@ -351,7 +367,7 @@ impl Make<'_> {
             }
             4 => {
                 let bin = self.of(&[Bin::Lt, Bin::Le, Bin::Eq]);
-                let ty = self.of(&[Ty::I64, Ty::F32]);
+                let ty = self.of(&[Ty::I64, Ty::F32, Ty::F64]);
                 Op::Bin(bin, self.any(ty), self.any(ty))
             }
             5 => {
@@ -376,8 +392,9 @@ impl Make<'_> {
     fn float(&mut self, body: &mut Vec<Stmt>) -> Op {
         match self.pick(11) {
             0 => Op::Float(self.of(&EDGES).to_bits()),
-            1 => Op::Param(9 + self.pick(2) as u32),
+            1 => Op::Param(11 + self.pick(2) as u32),
             2 => Op::Un(self.of(&[Un::Sqrt, Un::Abs]), self.any(Ty::F32)),
+            3 if self.pick(2) == 0 => Op::Un(Un::Narrow, self.any(Ty::F64)),
             3 => Op::Un(Un::IntToF32, self.any(Ty::I64)),
             4 => Op::Un(self.of(&[Un::SumLanes, Un::MaxLanes]), self.any(Ty::VF32)),
             5 => Op::Fma(self.any(Ty::F32), self.any(Ty::F32), self.any(Ty::F32)),
@@ -391,6 +408,21 @@ impl Make<'_> {
             _ => {
                 let bins = [Bin::Add, Bin::Sub, Bin::Mul, Bin::Div, Bin::Min, Bin::Max];
                 Op::Bin(self.of(&bins), self.any(Ty::F32), self.any(Ty::F32))
+            }
+        }
+    }
+
+    fn double(&mut self, body: &mut Vec<Stmt>) -> Op {
+        match self.pick(8) {
+            0 | 1 => Op::Un(Un::Widen, self.any(Ty::F32)),
+            2 => {
+                let (ty, cmp) = (self.of(&[Ty::I64, Ty::F64]), self.of(&[Cmp::Lt, Cmp::Le, Cmp::Eq]));
+                Op::Select(cmp, self.any(ty), self.any(ty), self.any(Ty::F64), self.any(Ty::F64))
+            }
+            3 => Op::LoadScalar(ScalarMem::F64, self.addr(body, &[7, 8], 8)),
+            _ => {
+                let bins = [Bin::Add, Bin::Sub, Bin::Mul, Bin::Div];
+                Op::Bin(self.of(&bins), self.any(Ty::F64), self.any(Ty::F64))
             }
         }
     }

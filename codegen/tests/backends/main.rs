@@ -18,6 +18,7 @@ use proptest::prelude::*;
 pub(crate) enum Elem {
     Bytes,
     F32,
+    F64,
     F16,
     BF16,
 }
@@ -99,6 +100,11 @@ fn canonical(elem: Elem, bytes: &[u8]) -> Vec<u32> {
             .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
             .map(|f| if f.is_nan() { u32::MAX } else { f.to_bits() })
             .collect(),
+        Elem::F64 => bytes
+            .chunks_exact(8)
+            .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+            .flat_map(|f| if f.is_nan() { [u32::MAX; 2] } else { [f.to_bits() as u32, (f.to_bits() >> 32) as u32] })
+            .collect(),
         Elem::F16 => halves.map(|h| one_nan(h, half::f16::from_bits(h).to_f32())).collect(),
         Elem::BF16 => halves.map(|h| one_nan(h, half::bf16::from_bits(h).to_f32())).collect(),
     }
@@ -159,11 +165,11 @@ fn random_kernels_have_everything() {
         text += &case.kernel.to_string();
     }
     let words = "add sub mul div rem min max and or lt le eq splat_f splat_i sqrt abs to_float to_int bits_i bits_f \
-        int_to_f32 sum_lanes max_lanes shift_left shift_right_logical shift_right_arith fma select dot4 splat_byte \
+        int_to_f32 widen narrow sum_lanes max_lanes shift_left shift_right_logical shift_right_arith fma select dot4 splat_byte \
         load.f32 load.f16 load.bf16 load.i32 load.u8 load.i8 load_bytes load_bytes4 load_splat load_scalar.f32 \
-        load_scalar.f16 load_scalar.i32 load_scalar.i64 load_scalar.u8 lane iota tid store.f32 store.f16 store.bf16 \
+        load_scalar.f16 load_scalar.f64 load_scalar.i32 load_scalar.i64 load_scalar.u8 lane iota tid store.f32 store.f16 store.bf16 \
         store.i32 store.u8 store.i8 store_strided.f32 store_strided.f16 store_strided.bf16 store_strided.i32 \
-        store_strided.u8 store_strided.i8 store_scalar.f32 store_scalar.f16 store_scalar.i32 store_scalar.i64 \
+        store_strided.u8 store_strided.i8 store_scalar.f32 store_scalar.f16 store_scalar.f64 store_scalar.i32 store_scalar.i64 \
         store_scalar.u8 prefetch for parfor blocked cyclic if else";
     let seen: std::collections::BTreeSet<&str> = text.split([' ', '\n']).collect();
     let missing: Vec<&str> = words.split_whitespace().filter(|word| !seen.contains(word)).collect();

@@ -2,6 +2,7 @@
 
 extern crate inferc_codegen as codegen;
 
+mod draws;
 mod machine;
 #[path = "../backends/native.rs"]
 mod native;

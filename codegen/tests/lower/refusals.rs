@@ -94,7 +94,7 @@ fn layers_of_equal_types_share_kernels() {
     let m = Tiny::new(Family::Llama, 3, WIDTHS, [DType::Q8_0; 8]).model;
     let p = program(&m, &schedule()).expect("the model lowers");
     let names: Vec<&str> = p.kernels.iter().map(|k| k.name.as_str()).collect();
-    assert_eq!(names.len(), 6, "{names:?}");
-    assert_eq!((p.forward.len(), p.head.len()), (15, 1));
+    assert_eq!(names.len(), 10, "{names:?}");
+    assert_eq!((p.forward.len(), p.head.len(), p.sample.len(), p.fork.len()), (15, 2, 2, 3));
     assert_eq!(p, program(&m, &schedule()).expect("again"));
 }

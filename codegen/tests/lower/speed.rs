@@ -3,11 +3,14 @@
 
 #![expect(unsafe_code, reason = "running generated code means mapping memory and calling an address")]
 
+use crate::draws;
 use crate::machine::{Machine, Row, Tiny, Widths, schedule};
+use crate::weights::Random;
 use codegen::Backend;
+use ir::code::Code;
 use ir::model::Family;
 use ir::program::{Arg, Buf, Launch};
-use ir::schedule::{ModelSchedule, Prologue};
+use ir::schedule::{ModelSchedule, Numerics, Prologue};
 use ir::tensor::{DType, tile_bytes};
 use std::time::Duration;
 
@@ -37,6 +40,63 @@ fn cpu_time() -> Duration {
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
     assert_eq!(failed, 0);
     Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
+/// Code in memory that may be run.
+fn map(code: &Code) -> *mut u8 {
+    // SAFETY: a fresh mapping, as large as what is copied to it.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+        let base = libc::mmap(std::ptr::null_mut(), code.bytes.len(), all, flags, -1, 0);
+        assert_ne!(base, libc::MAP_FAILED);
+        std::ptr::copy_nonoverlapping(code.bytes.as_ptr(), base.cast(), code.bytes.len());
+        base.cast()
+    }
+}
+
+/// Time of one draw on one thread, at logits like a model's: most tokens far below a few good ones.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn draw_times() {
+    for vocab in [49_152u32, 151_936] {
+        let mut m = draws::machine(vocab, 1);
+        let code = codegen::emit(&m.program.kernels, schedule().isa, Backend::Llvm).expect("kernels compile");
+        let base = map(&code);
+        let mut r = Random(3);
+        let mut unit = || (r.unit() * 0.5 + 0.5) as f32;
+        let row: Vec<f32> = (0..vocab).map(|_| 8.0 * unit() + 14.0 * unit().powi(40)).collect();
+        let d = draws::plain(0, 0.6);
+        for (name, d) in [
+            ("greedy", draws::Draw { temperature: 0.0, ..d.clone() }),
+            ("temperature 1", d.clone()),
+            ("temperature 0.8", draws::Draw { temperature: 0.8, ..d.clone() }),
+            ("top-p 0.95", draws::Draw { top_p: 0.95, ..d.clone() }),
+            ("top-p 0.95 at 0.8", draws::Draw { top_p: 0.95, temperature: 0.8, ..d.clone() }),
+            ("top-k 40", draws::Draw { top_k: 40, ..d.clone() }),
+            ("min-p 0.05", draws::Draw { min_p: 0.05, ..d.clone() }),
+            ("mask", draws::Draw { allowed: Some(vec![true; vocab as usize]), ..d }),
+        ] {
+            draws::put(&mut m, std::slice::from_ref(&row), std::slice::from_ref(&d));
+            let launches: Vec<Launch> = m.program.head.iter().chain(&m.program.sample).cloned().collect();
+            let mut best = vec![f64::MAX; launches.len()];
+            for _ in 0..300 {
+                for (launch, best) in launches.iter().zip(&mut best) {
+                    let offset = code.offset(&m.program.kernels[launch.kernel as usize].name).expect("compiled");
+                    let words = words(&mut m, launch);
+                    let start = std::time::Instant::now();
+                    // SAFETY: as in `speed`.
+                    unsafe {
+                        let entry: extern "C" fn(*const u64, i64, i64) = std::mem::transmute(base.add(offset as usize));
+                        entry(words.as_ptr(), 0, 1);
+                    }
+                    *best = best.min(start.elapsed().as_secs_f64());
+                }
+            }
+            let [finalise, weigh, draw] = [0, 1, 2].map(|i| best[i] * 1e6);
+            println!("{vocab} tokens, {name}: finalise {finalise:.2}, weigh {weigh:.2}, draw {draw:.2} us");
+        }
+    }
 }
 
 /// Weights of a layer's kernel, or of the head.
@@ -81,20 +141,16 @@ fn speed() {
             })
             .collect();
         m.step(&list);
+        let base = map(&code);
         // SAFETY: code of this machine's features in an executable mapping, buffers as its own program sizes them.
         unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            let all = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-            let base = libc::mmap(std::ptr::null_mut(), code.bytes.len(), all, flags, -1, 0);
-            assert_ne!(base, libc::MAP_FAILED);
-            std::ptr::copy_nonoverlapping(code.bytes.as_ptr(), base.cast(), code.bytes.len());
             let launches: Vec<Launch> = m.program.forward.iter().chain(&m.program.head).cloned().collect();
             let mut best = vec![Duration::MAX; launches.len()];
             for _ in 0..if rows > 8 { 8 } else { 60 } {
                 for (launch, best) in launches.iter().zip(&mut best) {
                     let name = &m.program.kernels[launch.kernel as usize].name;
                     let offset = code.offset(name).expect("compiled") as usize;
-                    let entry: extern "C" fn(*const u64, i64, i64) = std::mem::transmute(base.cast::<u8>().add(offset));
+                    let entry: extern "C" fn(*const u64, i64, i64) = std::mem::transmute(base.add(offset));
                     let words = words(&mut m, launch);
                     let start = cpu_time();
                     entry(words.as_ptr(), 0, 1);
@@ -103,8 +159,40 @@ fn speed() {
                 let h = m.buffers.get_mut(&Buf::Hidden).expect("a residual stream");
                 h.fill(0x3C);
             }
-            libc::munmap(base, code.bytes.len());
+            libc::munmap(base.cast(), code.bytes.len());
             report(&m, widths, &launches, &best, (rows, position), dtype);
+        }
+    }
+}
+
+/// Seconds of one core that a cold compilation takes, in all and of the slowest kernels.
+#[test]
+#[ignore = "a measurement, not a check"]
+fn compile_times() {
+    for (dtype, widths) in
+        [(DType::Q4_1, WIDTHS), (DType::Q8_0, WIDTHS), (DType::Q4_K, SUPER_WIDTHS), (DType::Q6_K, SUPER_WIDTHS)]
+    {
+        let tiny = Tiny::new(Family::Llama, 1, widths, [dtype; 8]);
+        for numerics in [Numerics::Int8, Numerics::F32] {
+            for row_block in [1, 2, 4, 8] {
+                let s = ModelSchedule { numerics, row_block, attend_rows: 8, prologue: Prologue::Split, ..schedule() };
+                let program = codegen::lower::program(&tiny.model, &s).expect("the model lowers");
+                let mut times: Vec<(Duration, String)> = program
+                    .kernels
+                    .iter()
+                    .map(|k| {
+                        let start = cpu_time();
+                        codegen::emit(std::slice::from_ref(k), s.isa, Backend::Llvm).expect("compiles");
+                        (cpu_time() - start, k.name.clone())
+                    })
+                    .collect();
+                times.sort();
+                let total: Duration = times.iter().map(|t| t.0).sum();
+                let slow: Vec<String> =
+                    times.iter().rev().take(4).map(|(t, name)| format!("{name} {:.2}", t.as_secs_f64())).collect();
+                let what = format!("{} {numerics:?}, row block {row_block}", dtype.name());
+                println!("{what}: {:.2} s; {}", total.as_secs_f64(), slow.join(", "));
+            }
         }
     }
 }
@@ -121,6 +209,9 @@ fn report(
     for (k, kernel) in m.program.kernels.iter().enumerate() {
         let times: Vec<Duration> =
             launches.iter().zip(best).filter(|(l, _)| l.kernel as usize == k).map(|(_, t)| *t).collect();
+        if times.is_empty() {
+            continue;
+        }
         let mean = times.iter().sum::<Duration>() / times.len() as u32;
         total += mean;
         let stem = kernel.name.split('.').next().expect("a stem");

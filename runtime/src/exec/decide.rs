@@ -1,11 +1,14 @@
-//! What happens to a sequence at a row: token rules, masks of formats, the draw.
+//! What happens to a sequence at a row: token rules, masks of formats, the draw that is asked for.
+//!
+//! A row is looked at once; what is to be drawn is drawn for all rows of a step together, and the look is settled with the
+//! answer.
 
 use super::interp::Interp;
 use super::rules::{self, Outside, Scalar};
 use super::sequence::Sequence;
 use super::site::Site;
 use crate::model::Row;
-use crate::sample::{Key, Sampler, measure, top_tokens};
+use crate::sample::{Choice, Draw, Key, top_tokens};
 use ir::rule::Capture;
 use ir::strategy::{Action, Generate, Level, Rule};
 
@@ -18,26 +21,57 @@ pub(super) enum Decision {
     Tokens(Vec<(u32, f32)>, f32),
 }
 
+/// What a look at a row came to.
+pub(super) enum Look {
+    Decided(Decision),
+    /// A token is to be drawn; the entropy of the row.
+    Draw(Draw, f32),
+}
+
+/// A look whose draw was handed on: what is left to say once the token is known.
+pub(super) enum Pending {
+    Decided(Decision),
+    /// The entropy of the row, and whether a format limits what may come.
+    Drawn(f32, bool),
+}
+
+impl Look {
+    /// Parts the draw from the rest.
+    pub(super) fn part(self) -> (Pending, Option<Draw>) {
+        match self {
+            Self::Decided(decision) => (Pending::Decided(decision), None),
+            Self::Draw(draw, entropy) => (Pending::Drawn(entropy, draw.allowed.is_some()), Some(draw)),
+        }
+    }
+}
+
+impl Pending {
+    /// The decision, with what was drawn.
+    pub(super) fn settle(self, choice: Option<Choice>) -> Decision {
+        match (self, choice) {
+            (Self::Decided(decision), _) => decision,
+            (Self::Drawn(entropy, _), Some(choice)) => Decision::Tokens(vec![(choice.token, choice.logprob)], entropy),
+            (Self::Drawn(_, true), None) => {
+                Decision::Failed("no token of the vocabulary continues the format".to_owned())
+            }
+            (Self::Drawn(_, false), None) => Decision::Failed("no token could be drawn".to_owned()),
+        }
+    }
+}
+
 impl<'a> Interp<'a> {
     /// Chooses what happens to a sequence at a row.
-    pub(super) fn decide(
-        &self,
-        site: &Site<'a>,
-        sequence: &mut Sequence,
-        sampler: &mut Sampler,
-        masked: &mut Vec<f32>,
-        row: &Row<'_>,
-        room: &mut u32,
-    ) -> Decision {
+    pub(super) fn decide(&self, site: &Site<'a>, sequence: &mut Sequence, row: &Row<'_>, room: &mut u32) -> Look {
+        let failed = |cause: String| Look::Decided(Decision::Failed(cause));
         if !row.is_sound() {
-            return Decision::Failed("the model produced logits that are no numbers".to_owned());
+            return failed("the model produced logits that are no numbers".to_owned());
         }
         sequence.history.push(row);
         let mut how = site.sampling;
         let mut branch = None;
         for (number, rule) in token_rules(site.generate) {
             match self.look(site, sequence, number, rule) {
-                Err(cause) => return Decision::Failed(cause),
+                Err(cause) => return failed(cause),
                 Ok(None) => continue,
                 Ok(Some(temperature)) => {
                     if let Some(temperature) = temperature {
@@ -48,36 +82,15 @@ impl<'a> Interp<'a> {
             self.fired(site, number, Some(sequence));
             let dropped = rule.actions.contains(&Action::Drop);
             if dropped || rule.actions.contains(&Action::Stop) {
-                return Decision::Stopped(dropped);
+                return Look::Decided(Decision::Stopped(dropped));
             }
             let children = rule.actions.iter().find_map(|a| if let Action::Branch(k) = a { Some(*k) } else { None });
             branch = branch.or(children);
         }
-        let mut allowed = *row;
-        if let Some(matcher) = &mut sequence.matcher {
-            if let Err(cause) = matcher.mask(row.logits, masked) {
-                return Decision::Failed(cause);
-            }
-            allowed = measure(masked);
-            if !allowed.is_sound() {
-                return Decision::Failed("no token of the vocabulary continues the format".to_owned());
-            }
-        }
-        if let Some(k) = branch
-            && *room > 0
-            && k > 1
-        {
-            let children = k.min(room.saturating_add(1));
-            let tops: Vec<(u32, f32)> = top_tokens(&allowed, children as usize)
-                .into_iter()
-                .filter(|(token, _)| allowed.logits[*token as usize] > f32::NEG_INFINITY)
-                .map(|(token, _)| (token, crate::sample::logprob(row, token)))
-                .collect();
-            if tops.len() > 1 {
-                *room -= tops.len() as u32 - 1;
-                return Decision::Tokens(tops, row.entropy);
-            }
-        }
+        let allowed = match sequence.matcher.as_mut().map(|matcher| matcher.allowed()).transpose() {
+            Ok(allowed) => allowed,
+            Err(cause) => return failed(cause),
+        };
         let key = Key {
             seed: site.seed,
             stream: site.generate.stream,
@@ -85,13 +98,20 @@ impl<'a> Interp<'a> {
             position: sequence.tokens.len() as u32,
             draw: self.path,
         };
-        match sampler.sample(&allowed, &how, key) {
-            Some(choice) => {
-                let logprob = crate::sample::logprob(row, choice.token);
-                Decision::Tokens(vec![(choice.token, logprob)], row.entropy)
+        let draw = Draw { how, uniform: key.uniform(), allowed };
+        if let Some(k) = branch
+            && *room > 0
+            && k > 1
+        {
+            let children = k.min(room.saturating_add(1));
+            let possible = |token: usize| row.logits[token] > f32::NEG_INFINITY && draw.allows(token);
+            let tops = top_tokens(row, children as usize, possible);
+            if tops.len() > 1 {
+                *room -= tops.len() as u32 - 1;
+                return Look::Decided(Decision::Tokens(tops, row.entropy));
             }
-            None => Decision::Failed("no token could be drawn".to_owned()),
         }
+        Look::Draw(draw, row.entropy)
     }
 
     /// Looks at a token rule: `None` when it does not fire, else the temperature it sets, if any.

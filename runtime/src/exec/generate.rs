@@ -4,7 +4,7 @@
 //! where the language says: token rules before each token, end and set rules when a sequence ends, in the order of the
 //! sequences, so that a stop that the third of eight fires drops the others even if they would have ended in this step.
 
-use super::decide::Decision;
+use super::decide::{Decision, Pending};
 use super::guard::remaining;
 use super::interp::{Flow, Interp};
 use super::meeting::Request;
@@ -12,8 +12,9 @@ use super::rules::History;
 use super::sequence::{Detokenised, Ending, Sequence, Taken};
 use super::site::Site;
 use super::{Event, RunError};
+pub(super) use crate::model::OwnedRow;
 use crate::model::{Append, Row, SeqId, Wanted};
-use crate::sample::Sampler;
+use crate::sample::Draw;
 use crate::value::{EndReason, Sample, Usage, Value};
 use ir::strategy::{Action, Generate, Level, Rule};
 use std::collections::VecDeque;
@@ -35,35 +36,11 @@ struct Work {
     grown: u32,
     waves: u32,
     stopped: bool,
-    sampler: Sampler,
-    masked: Vec<f32>,
 }
 
 struct Finished {
     sample: Arc<Sample>,
     dropped: bool,
-}
-
-/// A row that outlives its step.
-#[derive(Default)]
-pub(super) struct OwnedRow {
-    logits: Vec<f32>,
-    max: f32,
-    log_z: f32,
-    entropy: f32,
-    argmax: u32,
-}
-
-impl OwnedRow {
-    pub(super) fn of(row: &Row<'_>) -> Self {
-        let Row { logits, max, log_z, entropy, argmax } = *row;
-        Self { logits: logits.to_vec(), max, log_z, entropy, argmax }
-    }
-
-    pub(super) fn row(&self) -> Row<'_> {
-        let Self { logits, max, log_z, entropy, argmax } = self;
-        Row { logits, max: *max, log_z: *log_z, entropy: *entropy, argmax: *argmax }
-    }
 }
 
 impl<'a> Interp<'a> {
@@ -230,11 +207,17 @@ impl<'a> Interp<'a> {
             return Ok(());
         };
         let mut room = self.room(site, work);
-        let decisions = fresh
-            .iter_mut()
-            .map(|s| self.decide(site, s, &mut work.sampler, &mut work.masked, &first.row(), &mut room));
-        let decisions: Vec<Decision> = decisions.collect();
+        let row = first.row();
+        let looks: Vec<_> = fresh.iter_mut().map(|s| self.decide(site, s, &row, &mut room).part()).collect();
+        let decisions = settle(site, &[row], looks.into_iter().map(|look| (0, look)));
         work.first = Some(first);
+        let decisions = match decisions {
+            Ok(decisions) => decisions,
+            Err(flow) => {
+                work.live.append(&mut fresh);
+                return Err(flow);
+            }
+        };
         let mut older = std::mem::take(&mut work.live);
         let result = self.apply(site, work, fresh, decisions);
         // Sequences started later have higher indices; those that ran before stay in front.
@@ -268,10 +251,10 @@ impl<'a> Interp<'a> {
                 let reply = reply.ok_or_else(|| Flow::from(RunError::Cancelled))?;
                 let rows = reply.map_err(|e| site.role.failed(e))?;
                 let mut room = self.room(site, work);
-                let Work { live, sampler, masked, .. } = &mut *work;
-                let decide =
-                    |(s, row): (&mut Sequence, &OwnedRow)| self.decide(site, s, sampler, masked, &row.row(), &mut room);
-                live.iter_mut().zip(&rows).map(decide).collect()
+                let rows: Vec<Row<'_>> = rows.iter().map(OwnedRow::row).collect();
+                let decide = |(s, row): (&mut Sequence, &Row<'_>)| self.decide(site, s, row, &mut room).part();
+                let looks: Vec<_> = work.live.iter_mut().zip(&rows).map(decide).collect();
+                settle(site, &rows, looks.into_iter().enumerate())?
             }
         };
         self.run.metrics().step(site.generate.site, rows, begun.elapsed().as_secs_f64());
@@ -279,7 +262,7 @@ impl<'a> Interp<'a> {
         self.apply(site, work, live, decisions)
     }
 
-    /// A step of this site's sequences alone: rows are decided on where they are, without a copy.
+    /// A step of this site's sequences alone: rows are looked at and drawn from where they are, without a copy.
     fn step_alone(
         &mut self,
         site: &Site<'a>,
@@ -289,15 +272,18 @@ impl<'a> Interp<'a> {
         let mut room = self.room(site, work);
         let appends: Vec<Append<'_>> =
             pending.iter().map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last }).collect();
-        let mut decisions: Vec<Option<Decision>> = appends.iter().map(|_| None).collect();
-        let Work { live, sampler, masked, .. } = &mut *work;
+        let mut looks: Vec<Option<Pending>> = appends.iter().map(|_| None).collect();
+        let live = &mut work.live;
         let me = &*self;
-        let mut sink = |i: usize, _: usize, row: Row<'_>| {
-            decisions[i] = Some(me.decide(site, &mut live[i], sampler, masked, &row, &mut room));
+        let mut look = |i: usize, row: Row<'_>| {
+            let (pending, draw) = me.decide(site, &mut live[i], &row, &mut room).part();
+            looks[i] = Some(pending);
+            draw
         };
-        site.role.host()?.step(&appends, &mut sink).map_err(|e| site.role.failed(e))?;
+        let choices = site.role.host()?.step_and_choose(&appends, &mut look).map_err(|e| site.role.failed(e))?;
         let lost = || Decision::Failed("the model delivered no row".to_owned());
-        Ok(decisions.into_iter().map(|d| d.unwrap_or_else(lost)).collect())
+        let settle = |(look, choice): (Option<Pending>, _)| look.map_or_else(lost, |l| l.settle(choice));
+        Ok(looks.into_iter().zip(choices).map(settle).collect())
     }
 
     /// Asks for room for tokens and calls, and takes it at once: what is not used is given back by `apply`.
@@ -525,6 +511,26 @@ impl<'a> Interp<'a> {
             other => Err(Flow::from(RunError::Plan(format!("a rule's condition is {}", other.kind())))),
         }
     }
+}
+
+/// Draws what looks at rows asked for, each look with the number of its row, and settles them.
+fn settle(
+    site: &Site<'_>,
+    rows: &[Row<'_>],
+    looks: impl Iterator<Item = (usize, (Pending, Option<Draw>))>,
+) -> Result<Vec<Decision>, Flow> {
+    let (mut draws, mut pending) = (Vec::new(), Vec::new());
+    for (row, (look, draw)) in looks {
+        pending.push((look, draw.is_some()));
+        draws.extend(draw.map(|draw| (row, draw)));
+    }
+    let choices = match draws.is_empty() {
+        true => Vec::new(),
+        false => site.role.host()?.choose(rows, &draws).map_err(|e| site.role.failed(e))?,
+    };
+    let mut choices = choices.into_iter();
+    let settle = |(look, drawn): (Pending, bool)| look.settle(if drawn { choices.next().flatten() } else { None });
+    Ok(pending.into_iter().map(settle).collect())
 }
 
 fn finished(site: &Site<'_>, sequence: Sequence, reason: EndReason, error: Option<String>) -> Sample {

@@ -7,6 +7,7 @@ use super::{RunError, TextCodec};
 use crate::error::Error;
 use crate::grammar::Grammars;
 use crate::model::{Append, LanguageModel, Row, SeqId, Wanted};
+use crate::sample::{Choice, Draw};
 use crate::script::Script;
 use ir::strategy::Binding;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -162,6 +163,30 @@ impl Host {
             }
             other => other,
         }
+    }
+
+    /// A step that chooses tokens; kept sequences give way when no page is free.
+    pub(crate) fn step_and_choose(
+        &mut self,
+        appends: &[Append<'_>],
+        look: &mut dyn FnMut(usize, Row<'_>) -> Option<Draw>,
+    ) -> Result<Vec<Option<Choice>>, Error> {
+        match self.model.step_and_choose(appends, look) {
+            Err(Error::OutOfPages { .. }) if !self.kept.is_empty() => {
+                self.forget();
+                self.model.step_and_choose(appends, look)
+            }
+            other => other,
+        }
+    }
+
+    /// Chooses tokens from rows of earlier steps.
+    pub(crate) fn choose(
+        &mut self,
+        rows: &[Row<'_>],
+        draws: &[(usize, Draw)],
+    ) -> Result<Vec<Option<Choice>>, Error> {
+        self.model.choose(rows, draws)
     }
 
     /// Appends a prompt's rest to a sequence in pieces, asking `go_on` between them; the last token's row goes to `sink`

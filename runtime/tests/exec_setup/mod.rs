@@ -2,12 +2,16 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+#[path = "../oracle/mod.rs"]
+pub(crate) mod oracle;
+
 use inferc_runtime as runtime;
 use ir::plan::{Assumptions, Cost, Plan, PrefixMode, SitePlan};
 use ir::strategy::*;
 use runtime::error::Error;
 use runtime::exec::{ChatMessage, Event, Failure, Options, TextCodec, TokenRules, Watch};
 use runtime::model::{Append, LanguageModel, ModelInfo, Row, SeqId, Wanted};
+use runtime::sample::{Choice, Draw};
 use runtime::session::{Engine, Outcome, RoleModel, Session};
 use runtime::value::Value;
 use std::borrow::Cow;
@@ -165,6 +169,10 @@ impl LanguageModel for TableModel {
         Ok(())
     }
 
+    fn choose(&mut self, rows: &[Row<'_>], draws: &[(usize, Draw)]) -> Result<Vec<Option<Choice>>, Error> {
+        Ok(oracle::choose_all(rows, draws))
+    }
+
     fn kv_bytes(&self) -> u64 {
         self.used() as u64 * self.info.kv_bytes_per_token
     }
@@ -175,7 +183,7 @@ pub(crate) fn row(logits: &[f32; 8]) -> Row<'_> {
     if logits.iter().any(|x| x.is_nan()) {
         return Row { logits, max: f32::NAN, log_z: f32::NAN, entropy: f32::NAN, argmax: 0 };
     }
-    runtime::sample::measure(logits)
+    oracle::measure(logits)
 }
 
 /// Builds a strategy bind by bind.
