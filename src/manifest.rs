@@ -47,6 +47,7 @@ const MODEL: &[&str] = &[
     "tolerance",
     "regex",
     "command",
+    "lines",
     "endpoint",
     "model",
     "api_key_env",
@@ -140,7 +141,7 @@ fn model(table: &toml::Table, base: &Path) -> Result<Bound> {
             .map(|v| v.as_str().map(str::to_owned).with_context(|| format!("{key} must be a string")))
             .transpose()
     };
-    let kinds = ["gguf", "exact", "numeric", "regex", "command", "endpoint", "safetensors"];
+    let kinds = ["gguf", "exact", "numeric", "regex", "command", "lines", "endpoint", "safetensors"];
     let given: Vec<_> = kinds.iter().filter(|k| table.contains_key(**k)).collect();
     if given.len() != 1 {
         bail!("a model needs exactly one of {}; found {}", kinds.join(", "), given.len());
@@ -162,13 +163,13 @@ fn model(table: &toml::Table, base: &Path) -> Result<Bound> {
     if let Some(pattern) = text("regex")? {
         return Ok(Bound::Local(Binding::Regex(pattern)));
     }
-    if let Some(value) = table.get("command") {
+    for key in ["command", "lines"] {
+        let Some(value) = table.get(key) else { continue };
         let words: Option<Vec<String>> =
             value.as_array().and_then(|a| a.iter().map(|w| w.as_str().map(str::to_owned)).collect());
         let words = words.filter(|w| !w.is_empty());
-        return Ok(Bound::Local(Binding::Command(
-            words.context("command must be a list of words: [\"./check\", \"arg\"]")?,
-        )));
+        let words = words.with_context(|| format!("{key} must be a list of words: [\"./check\", \"arg\"]"))?;
+        return Ok(Bound::Local(if key == "lines" { Binding::Lines(words) } else { Binding::Command(words) }));
     }
     if let Some(url) = text("endpoint")? {
         return Ok(Bound::Endpoint(url));
@@ -207,6 +208,8 @@ mod tests {
         .unwrap();
         assert_eq!(m.models["base"], Bound::Local(Binding::Gguf("/home/a/m/x.gguf".into())));
         assert_eq!(m.models["v"], Bound::Local(Binding::Numeric(4.0, 1e-6)));
+        let m = check("[models.v]\nlines = [\"./judge\", \"-q\"]").unwrap();
+        assert_eq!(m.models["v"], Bound::Local(Binding::Lines(vec!["./judge".into(), "-q".into()])));
         assert_eq!(m.tunables["tau"], 2.0);
     }
 

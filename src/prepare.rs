@@ -51,7 +51,7 @@ impl Prepared {
     ///
     /// # Errors
     /// When a role is unbound or bound to the wrong kind, a model file is unreadable, or a setting names nothing.
-    pub fn new(strategy: Strategy, manifest: &Manifest, models: &[String], settings: &[String]) -> Result<Self> {
+    pub fn new(mut strategy: Strategy, manifest: &Manifest, models: &[String], settings: &[String]) -> Result<Self> {
         let bindings = inputs::bind(&strategy.roles, manifest, models)?;
         let mut shapes = Vec::new();
         let mut verifiers = Vec::new();
@@ -68,6 +68,12 @@ impl Prepared {
                     None
                 }
             });
+        }
+        // The planner sees what verifiers are, wherever that was said.
+        for (role, binding) in strategy.roles.iter_mut().zip(bindings) {
+            if !matches!(binding, Binding::Gguf(_)) {
+                role.binding = Some(binding);
+            }
         }
         let mut tuned: BTreeMap<String, String> = BTreeMap::new();
         let mut values = BTreeMap::new();

@@ -42,10 +42,13 @@ pub fn rows(plan: &Plan, target: &Target, metrics: &Metrics) -> Vec<Row> {
     let mut out = Vec::new();
     for (site, m) in metrics.sites.iter().enumerate() {
         let site = u32::try_from(site).unwrap_or(u32::MAX);
-        let role = roles.get(site as usize).copied().flatten();
+        let (role, times) = roles.get(site as usize).copied().unwrap_or((None, 1.0));
         let Some(model) = role.and_then(|r| plan.models.get(r)).and_then(Option::as_ref) else {
             if m.scores > 0 {
-                let predicted = plan.operators.iter().filter(|o| o.site == Some(site)).map(|o| o.cost.seconds).sum();
+                // Of a run as planned; here for as many verdicts as there were.
+                let planned = plan.operators.iter().filter(|o| o.site == Some(site)).map(|o| o.cost.seconds);
+                #[allow(clippy::cast_precision_loss, reason = "counts of verdicts")]
+                let predicted = planned.sum::<f64>() * m.scores as f64 / times.max(f64::MIN_POSITIVE);
                 out.push(Row {
                     name: format!("verify ×{}", m.scores),
                     site,
@@ -84,13 +87,13 @@ pub fn rows(plan: &Plan, target: &Target, metrics: &Metrics) -> Vec<Row> {
     out
 }
 
-/// Role of each site, by the plan's operators' names and the skeleton.
-fn site_roles(plan: &Plan) -> Vec<Option<usize>> {
+/// Role of each site and how often the plan expects it to run.
+fn site_roles(plan: &Plan) -> Vec<(Option<usize>, f64)> {
     let facts = optimizer::facts::of(&plan.strategy, &std::collections::BTreeMap::new());
-    let mut roles = vec![None; plan.strategy.sites as usize];
+    let mut roles = vec![(None, 1.0); plan.strategy.sites as usize];
     for site in &facts.sites {
-        if let (Some(slot), Some(role)) = (roles.get_mut(site.id as usize), site.role) {
-            *slot = Some(role as usize);
+        if let Some(slot) = roles.get_mut(site.id as usize) {
+            *slot = (site.role.map(|r| r as usize), site.times);
         }
     }
     roles

@@ -133,7 +133,7 @@ pub(crate) const DOCS: &[Builtin] = &[
         "vote",
         "xs: [T; N]; by: fn(T) -> K, weight?: fn(T) -> Float",
         "Vote<K>",
-        "weighted plurality over the keys; items whose key is `none` do not vote.",
+        "weighted plurality over the keys; an item whose key is `none` votes for nobody, and its weight stays in the whole that `share` and `margin` are parts of.",
         true,
     ),
     row(
@@ -141,7 +141,7 @@ pub(crate) const DOCS: &[Builtin] = &[
         "agree",
         "xs: [T; N]; by?: fn(T) -> K",
         "Float",
-        "share of the largest class; the default key of samples is `.value`; 0 of nothing.",
+        "share of the largest class among all items; one whose key is `none` agrees with nobody, not even with another `none`; the default key of samples is `.value`; 0 of nothing.",
         true,
     ),
     row(
@@ -239,6 +239,14 @@ pub(crate) const DOCS: &[Builtin] = &[
     ),
     row(
         Kind::Verifier,
+        "lines",
+        "program: Text, ..args: Text",
+        "Verifier",
+        "a host program that judges many answers in one call: it gets a JSON line `{text, value, args}` for each, and prints a line for each, in order: a number, `true`, `false`, `pass` or `fail`; it judges each line by itself and ends when its input ends.",
+        true,
+    ),
+    row(
+        Kind::Verifier,
         "both",
         "a: Verifier, b: Verifier, ..more: Verifier",
         "Verifier",
@@ -278,6 +286,7 @@ pub(crate) const DOCS: &[Builtin] = &[
     row(Kind::Binding, "numeric", "expected: Float, tol?: Float", "", "the verifier `numeric`.", true),
     row(Kind::Binding, "regex", "pattern: Text", "", "the verifier `regex`.", true),
     row(Kind::Binding, "command", "program: Text, ..args: Text", "", "the verifier `command`.", true),
+    row(Kind::Binding, "lines", "program: Text, ..args: Text", "", "the verifier `lines`.", true),
     row(Kind::Binding, "endpoint", "url: Text, name: Text", "", "an OpenAI-compatible server.", false),
     row(Kind::Boundary, "std::steps::markers", "", "", "words that begin a step (Step 1, First, Wait, …).", false),
     row(Kind::Boundary, "std::steps::sentences", "", "", "ends of sentences.", false),

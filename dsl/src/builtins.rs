@@ -204,7 +204,7 @@ pub const FIELDS: &[Field] = &[
     ("Sample", "last", FieldTy::Text, "text of the last step (everything, if there are no steps)"),
     ("Sample", "usage", FieldTy::Usage, "what making it used"),
     ("Vote", "value", FieldTy::InnerOptional, "the key with the largest weight; `none` if nothing had a key"),
-    ("Vote", "share", FieldTy::Float, "weight of the winner over the weight of all"),
+    ("Vote", "share", FieldTy::Float, "weight of the winner over the weight of all items, with a key or without"),
     ("Vote", "margin", FieldTy::Float, "share of the winner minus share of the second"),
     ("Vote", "members", FieldTy::Members, "what voted for the winner, in order"),
     ("Vote", "usage", FieldTy::Usage, "what the run used until the vote"),
@@ -321,7 +321,8 @@ const DECISIONS: &str = "
 - Arithmetic on `Prob` gives `Float`.
 - `lo..hi` in a `param` or `tunable` range includes both ends; as a list it leaves out `hi`.
 - `sample` returns at most `live` sequences, `n` of them started at once unless the plan says otherwise.
-- `vote` and `agree` leave out items whose key is `none`; ties go to the class that appeared first.
+- In `vote` and `agree` an item whose key is `none` belongs to no class but counts in the whole: three equal answers and one
+  without a value are a share of 0.75. Ties go to the class that appeared first.
 - `best` prefers the earlier of equal items; items whose key is not a number (NaN) come last.
 - A called strategy is expanded in place and its `within` guards its part.
 - A file's roles are shared by name with the files that it uses; `needs` add up.

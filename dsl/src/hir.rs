@@ -309,6 +309,8 @@ pub enum VerifierKind {
     Regex,
     /// `command("program arg", …)`
     Command,
+    /// `lines("program arg", …)`
+    Lines,
     /// `both(a, b, …)`
     Both,
 }

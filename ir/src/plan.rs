@@ -64,8 +64,10 @@ pub enum PrefixMode {
 pub enum ScoreMode {
     /// Appended to the KV that generation left behind.
     Fused,
-    /// Prefilled again.
+    /// Prefilled again, from its first token; its keys are given back at once.
     Fresh,
+    /// Behind the longest beginning of it that the model still holds for another context.
+    Shared,
 }
 
 /// The schedule of a site.
@@ -84,7 +86,7 @@ pub enum SitePlan {
     },
     /// A score, choice, expectation or log-probability by a model.
     Score {
-        /// Fused or fresh.
+        /// What its context starts from.
         mode: ScoreMode,
         /// Rows per step.
         bucket: u32,
@@ -93,8 +95,10 @@ pub enum SitePlan {
     Verify {
         /// Order in which the parts of `both(…)` are tried.
         order: Vec<u32>,
-        /// Candidates per call of a host program.
+        /// Candidates per call of a host program that answers line by line.
         batch: u32,
+        /// Host programs that run at once, over different candidates.
+        at_once: u32,
     },
     /// The strategy has a site here that never runs.
     Unused,
@@ -103,7 +107,7 @@ pub enum SitePlan {
 /// A decision and what it was chosen over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// What was decided: `waves`, `prefix`, `verify order`, `scoring`, `row block`, `threads`, `weights`, ….
+    /// What was decided: `waves`, `prefix`, `verify order`, `verify batch`, `scoring`, `row block`, `threads`, `weights`, ….
     pub topic: String,
     /// Site, if about one.
     pub site: Option<u32>,

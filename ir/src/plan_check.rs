@@ -29,10 +29,13 @@ pub fn plan(plan: &Plan) -> Result<(), Vec<String>> {
                     faults.push(format!("site {i} has an empty wave, bucket or chunk"));
                 }
             }
-            SitePlan::Verify { order, batch } => {
+            SitePlan::Verify { order, batch, at_once } => {
                 let mut sorted = order.clone();
                 sorted.sort_unstable();
-                if *batch == 0 || sorted.iter().enumerate().any(|(k, p)| *p as usize != k) {
+                if *batch == 0 || *at_once == 0 {
+                    faults.push(format!("site {i} verifies no candidates at a time"));
+                }
+                if sorted.iter().enumerate().any(|(k, p)| *p as usize != k) {
                     faults.push(format!("site {i} verifies in an order that is no permutation: {order:?}"));
                 }
             }

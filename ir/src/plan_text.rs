@@ -79,10 +79,13 @@ impl Display for SitePlan {
                 let mode = match mode {
                     ScoreMode::Fused => "append",
                     ScoreMode::Fresh => "prefill",
+                    ScoreMode::Shared => "share",
                 };
                 write!(f, "score {mode} bucket={bucket}")
             }
-            Self::Verify { order, batch } => write!(f, "verify order={order:?} batch={batch}"),
+            Self::Verify { order, batch, at_once } => {
+                write!(f, "verify order={order:?} batch={batch} at_once={at_once}")
+            }
             Self::Unused => f.write_str("unused"),
         }
     }

@@ -127,6 +127,8 @@ pub enum Binding {
     Regex(String),
     /// A host program: words of the command line.
     Command(Vec<String>),
+    /// A host program that answers each line of its input with a line: words of the command line.
+    Lines(Vec<String>),
 }
 
 /// A parameter of a strategy.
@@ -230,6 +232,24 @@ pub struct Region {
     pub binds: Vec<Bind>,
     /// Value; `None` after a bind that never returns, or for `Unit`.
     pub result: Option<Var>,
+}
+
+impl Region {
+    /// Place of the only score among the binds, when everything else in the region is pure and calls no functions. Such
+    /// a region may be run for many elements with all their scores taken together, with the same values.
+    #[must_use]
+    pub fn lone_score(&self) -> Option<usize> {
+        let mut found = None;
+        for (place, bind) in self.binds.iter().enumerate() {
+            match &bind.op {
+                Op::Score(..) if found.is_none() => found = Some(place),
+                Op::Prim(prim, _) if !prim.calls() => {}
+                Op::Const(_) | Op::Tunable(_) | Op::Model(_) | Op::Prompt(_) | Op::Verifier(_) => {}
+                _ => return None,
+            }
+        }
+        found
+    }
 }
 
 /// One bind.
@@ -378,6 +398,15 @@ pub enum Prim {
     First,
 }
 
+impl Prim {
+    /// Whether it calls a function for elements of a list.
+    #[must_use]
+    pub fn calls(&self) -> bool {
+        use Prim::{Agree, All, Any, Best, Filter, Map, Prune, SemanticEntropy, Top, Vote};
+        matches!(self, Best | Top | Prune | Vote | Agree | SemanticEntropy | All | Any | Map | Filter)
+    }
+}
+
 /// A statistic of the next-token distribution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DistField {
@@ -428,6 +457,8 @@ pub enum VerifierOp {
     Command(Vec<Var>),
     /// `both(a, b, …)`: all must pass; the planner may reorder.
     All(Vec<Var>),
+    /// `lines("program arg", extra…)`: a program that judges many candidates in one call, a line each.
+    Lines(Vec<Var>),
 }
 
 /// A sampling site.

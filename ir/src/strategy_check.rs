@@ -133,7 +133,9 @@ impl Check<'_> {
             Op::Verifier(v) => match v {
                 VerifierOp::Exact(e) | VerifierOp::Regex(e) => self.read(*e),
                 VerifierOp::Numeric(e, t) => self.read_all([*e, *t]),
-                VerifierOp::Command(parts) | VerifierOp::All(parts) => self.read_all(parts.iter().copied()),
+                VerifierOp::Command(parts) | VerifierOp::Lines(parts) | VerifierOp::All(parts) => {
+                    self.read_all(parts.iter().copied())
+                }
             },
             Op::Generate(g) => self.generate(g),
             Op::Score(site, v, s, _) => self.sited(*site, &[*v, *s]),

@@ -91,6 +91,7 @@ impl Display for Binding {
             Binding::Numeric(x, tolerance) => write!(f, "numeric({x}, {tolerance})"),
             Binding::Regex(pattern) => write!(f, "regex({pattern:?})"),
             Binding::Command(words) => write!(f, "command({words:?})"),
+            Binding::Lines(words) => write!(f, "lines({words:?})"),
         }
     }
 }
@@ -321,6 +322,7 @@ fn verifier(v: &VerifierOp) -> String {
         VerifierOp::Regex(p) => format!("regex({p})"),
         VerifierOp::Command(words) => format!("command({})", joined(words)),
         VerifierOp::All(parts) => format!("both({})", joined(parts)),
+        VerifierOp::Lines(words) => format!("lines({})", joined(words)),
     }
 }
 

@@ -4,7 +4,7 @@
 //! runner-up it records is cheaper than the choice. Alternatives that do not fit into memory are left out.
 
 use crate::extract::{Point, Prices as _};
-use crate::facts::{Kind, Site, What};
+use crate::facts::{Check, Kind, Site, What};
 use crate::language::Term;
 use crate::prices::World;
 use crate::roofline::Time;
@@ -61,7 +61,8 @@ impl World<'_> {
     /// The choice among the points of the whole plan, where there was one.
     fn whole(&self, egraph: &EGraph<Term, ()>, points: &[Point]) -> Option<Decision> {
         let (best, others) = points.split_first().filter(|(_, others)| !others.is_empty())?;
-        let cost = |p: &Point| Cost { seconds: p.total(egraph, self), kv_bytes: p.memory, ..Cost::default() };
+        let seconds = |p: &Point| p.total(egraph, self) - self.saved(egraph, p);
+        let cost = |p: &Point| Cost { seconds: seconds(p), kv_bytes: p.memory, ..Cost::default() };
         let name = |p: &Point| format!("{}, KV up to {:.1} MB", self.describe(egraph, p), p.memory / 1e6);
         Some(Decision {
             topic: "whole plan".to_owned(),
@@ -71,6 +72,21 @@ impl World<'_> {
             runners_up: others.iter().take(OTHERS).map(|p| (name(p), cost(p))).collect(),
             reason: "the fastest of the plans that are best in time or in memory".to_owned(),
         })
+    }
+
+    /// Seconds that calls of programs save over one call per check: extraction orders checks and does not know of calls.
+    fn saved(&self, egraph: &EGraph<Term, ()>, point: &Point) -> f64 {
+        let mut sites = Vec::new();
+        flatten(point, &mut sites);
+        let saved = |(site, point): (&Site, &Point)| match (&point.node, &point.children[..]) {
+            (Term::Verify(_), [_, chain]) => {
+                let order = order(egraph, chain);
+                let (batch, at_once, _) = self.calls_decision(site, &order);
+                self.checks(site, &order) - self.calls(site, &order, batch, at_once)
+            }
+            _ => 0.0,
+        };
+        self.facts.sites.iter().zip(sites).map(saved).sum()
     }
 
     /// What tells plans apart, in words.
@@ -288,7 +304,9 @@ impl World<'_> {
         let other = cost(!extended).filter(|_| extended);
         let reason = match (extended, base.role == site.role, fits) {
             (true, ..) => "the same bits either way: the cheaper one",
-            (false, false, _) => "another model wrote the sequence: its keys do not help",
+            (false, false, _) => {
+                "another model wrote the sequence: its keys do not help; what prompts begin with is kept"
+            }
             (false, true, false) => "the keys of all sequences do not fit until they are scored",
             (false, true, true) => "the cheaper one within the memory of the whole plan",
         };
@@ -327,6 +345,9 @@ impl World<'_> {
                 reason: "cheap checks that decide often come first; the rest runs only when they pass".to_owned(),
             });
         }
+        let (batch, at_once, decision) = self.calls_decision(site, &order);
+        decisions.extend(decision);
+        let cost = Cost { seconds: self.calls(site, &order, batch, at_once), ..Cost::default() };
         let what = if checks.len() > 3 {
             format!("{} checks", checks.len())
         } else {
@@ -334,8 +355,57 @@ impl World<'_> {
         };
         let name = format!("score {what}{}", runs(site.times));
         let bound_by = "host".to_owned();
-        let row = OperatorCost { name, depth: 0, site: Some(site.id), cost: cost(&order), bound_by };
-        Planned { plan: SitePlan::Verify { order, batch: 1 }, rows: vec![row], decisions }
+        let row = OperatorCost { name, depth: 0, site: Some(site.id), cost, bound_by };
+        Planned { plan: SitePlan::Verify { order, batch, at_once }, rows: vec![row], decisions }
+    }
+
+    /// Candidates per call of a program and programs at once: the cheapest for as many candidates as are judged together.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "lists of candidates are bounded by the checker"
+    )]
+    fn calls_decision(&self, site: &Site, order: &[u32]) -> (u32, u32, Option<Decision>) {
+        let checks: &[_] = if let Kind::Verify(checks) = &site.kind { checks } else { &[] };
+        let candidates = site.together.ceil().clamp(1.0, 65_536.0) as u32;
+        let lines = checks.contains(&Check::Lines);
+        if candidates < 2 || self.options.naive || !(lines || checks.contains(&Check::Command)) {
+            return (1, 1, None);
+        }
+        let most = self.options.threads.max(1).min(candidates);
+        let mut side_by_side: Vec<u32> = (0..).map(|k| 1 << k).take_while(|s| *s < most).collect();
+        side_by_side.push(most);
+        let mut all: Vec<(u32, u32, f64)> = Vec::new();
+        for at_once in side_by_side {
+            let mut sizes = vec![1];
+            if lines {
+                sizes.extend([candidates.div_ceil(at_once), candidates]);
+                sizes.dedup();
+            }
+            all.extend(sizes.into_iter().map(|batch| (batch, at_once, self.calls(site, order, batch, at_once))));
+        }
+        // Of equals the one with fewer programs.
+        all.sort_by(|a, b| a.2.total_cmp(&b.2).then(a.1.cmp(&b.1)).then(b.0.cmp(&a.0)));
+        let words = |(batch, at_once, _): &(u32, u32, f64)| {
+            let each = if *batch == 1 { "one candidate".to_owned() } else { format!("{batch} candidates") };
+            format!("{each} a call, {} at a time", if *at_once == 1 { "one".to_owned() } else { at_once.to_string() })
+        };
+        let cost = |way: &(u32, u32, f64)| Cost { seconds: way.2, ..Cost::default() };
+        let (best, others) = (&all[0], &all[1..]);
+        let reason = if lines {
+            format!("the program's start is paid once a call; {candidates} candidates are judged together")
+        } else {
+            format!("a call of this program judges one candidate; {candidates} are judged together")
+        };
+        let decision = Decision {
+            topic: "verify batch".to_owned(),
+            site: Some(site.id),
+            chosen: words(best),
+            cost: cost(best),
+            runners_up: others.iter().take(OTHERS).map(|way| (words(way), cost(way))).collect(),
+            reason,
+        };
+        (best.0, best.1, (!others.is_empty()).then_some(decision))
     }
 
     fn score(&self, index: usize, how: &Point, paid: &mut BTreeSet<Id>) -> Planned {
@@ -355,7 +425,13 @@ impl World<'_> {
             bound_by: time.bound_by(),
         };
         let rows = std::iter::once(row).chain(self.context_row(index, how, paid)).collect();
-        let mode = if matches!(how.node, Term::Extend(_)) { ScoreMode::Fused } else { ScoreMode::Fresh };
+        let base = site.extends.and_then(|b| self.facts.sites.iter().find(|s| s.id == b));
+        let mode = match how.node {
+            Term::Extend(_) => ScoreMode::Fused,
+            // Its own model's keys could have been extended: the plan chose not to.
+            Term::Fresh(_) if base.is_none_or(|b| b.role == site.role) => ScoreMode::Fresh,
+            _ => ScoreMode::Shared,
+        };
         let decisions = self.context_decision(index, how).into_iter().collect();
         Planned { plan: SitePlan::Score { mode, bucket: 1 }, rows, decisions }
     }

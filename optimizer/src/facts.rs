@@ -26,6 +26,8 @@ pub struct Site {
     pub made: f64,
     /// The context extends a sequence that this site generated.
     pub extends: Option<u32>,
+    /// Executions that may be taken together: the elements of a list that a verifier judges side by side; else 1.
+    pub together: f64,
 }
 
 /// What a site does.
@@ -65,6 +67,8 @@ pub enum Check {
     Numeric,
     /// A host program.
     Command,
+    /// A host program that answers line by line.
+    Lines,
 }
 
 /// The facts of a strategy.

@@ -115,11 +115,18 @@ pub(crate) fn check_prior(check: Check) -> (f64, f64) {
         Check::Regex => (0.5, 3e-6),
         Check::Exact => (0.4, 0.2e-6),
         Check::Numeric => (0.4, 1e-6),
-        Check::Command => (0.4, 5e-3),
+        Check::Command => (0.4, START + JUDGE),
+        // Its start is paid once per call: it is priced where the size of calls is chosen.
+        Check::Lines => (0.4, JUDGE),
     }
 }
 
+/// Seconds to start a host program and to see its end: between a small native one and an interpreter.
+pub(crate) const START: f64 = 4.5e-3;
+/// Seconds that a host program takes for an answer.
+pub(crate) const JUDGE: f64 = 0.5e-3;
+
 /// The check of a code written by [`encode`].
 pub(crate) fn check_of(code: u32) -> Check {
-    [Check::Regex, Check::Exact, Check::Numeric, Check::Command][(code as usize).min(3)]
+    [Check::Regex, Check::Exact, Check::Numeric, Check::Command, Check::Lines][(code as usize).min(4)]
 }

@@ -5,8 +5,8 @@
 //! [`crate::extract`]. It chooses nothing: alternatives are terms, or enumerated by the planner.
 
 use crate::extract::{self, Prices};
-use crate::facts::{Facts, Kind, Site};
-use crate::language::{Term, check_of, check_prior};
+use crate::facts::{Check, Facts, Kind, Site};
+use crate::language::{JUDGE, START, Term, check_of, check_prior};
 use crate::physical::{self, Demand};
 use crate::planner::{Options, PlanError, RoleModel};
 use crate::roofline::{Roofline, Time};
@@ -334,6 +334,28 @@ impl<'a> World<'a> {
         let Kind::Verify(checks) = &site.kind else { return 0.0 };
         let priors = order.iter().filter_map(|i| checks.get(*i as usize)).map(|c| check_prior(*c));
         priors.fold((0.0, 1.0), |(sum, reach), (pass, cost)| (sum + reach * cost, reach * pass)).0 * site.times
+    }
+
+    /// The same where `together` candidates at a time are judged with `batch` of them in a call of a program that answers
+    /// line by line and `at_once` programs side by side.
+    pub(crate) fn calls(&self, site: &Site, order: &[u32], batch: u32, at_once: u32) -> f64 {
+        let Kind::Verify(checks) = &site.kind else { return 0.0 };
+        // A share of a call is a call that runs less often than once.
+        let rounds = |of: f64, size: u32| (of / f64::from(size.max(1))).max(of.min(1.0));
+        let (mut sum, mut candidates) = (0.0, site.together);
+        for check in order.iter().filter_map(|i| checks.get(*i as usize)) {
+            let (pass, cost) = check_prior(*check);
+            sum += match check {
+                Check::Regex | Check::Exact | Check::Numeric => candidates * cost,
+                Check::Command => rounds(candidates, at_once) * cost,
+                Check::Lines => {
+                    let calls = rounds(candidates, batch);
+                    rounds(calls, at_once) * (START + candidates / calls.max(f64::MIN_POSITIVE) * JUDGE)
+                }
+            };
+            candidates *= pass;
+        }
+        sum * site.times / site.together
     }
 }
 

@@ -113,7 +113,8 @@ fn the_report_is_a_tree_with_the_consumer_on_top() {
 
 #[test]
 fn rows_add_up_to_the_whole() {
-    for source in [VERIFIED, EARLY, MANY, CHAINED, TWO] {
+    let lines = VERIFIED.replace("command(", "lines(");
+    for source in [VERIFIED, EARLY, MANY, CHAINED, TWO, &lines] {
         let plan = lawful(&strategy(source), &reference(), &options());
         let sum: f64 = plan.operators.iter().map(|o| o.cost.seconds).sum();
         assert!((sum - plan.cost.seconds).abs() < 1e-9 * sum);
@@ -183,7 +184,7 @@ fn a_score_is_appended_to_the_keys_that_generation_left() {
 fn another_models_keys_are_of_no_use() {
     let source = CHAINED.replace("model small : Generator;", "model small : Generator;\nmodel large : Generator;");
     let plan = lawful(&strategy(&source.replace("choose(small", "choose(large")), &reference(), &options());
-    assert!(plan.sites.iter().any(|s| matches!(s, SitePlan::Score { mode: ScoreMode::Fresh, .. })));
+    assert!(plan.sites.iter().any(|s| matches!(s, SitePlan::Score { mode: ScoreMode::Shared, .. })));
     let decision = plan.decisions.iter().find(|d| d.topic == "scoring").expect("it is recorded");
     assert!(decision.runners_up.is_empty(), "{decision:?}");
 }
@@ -342,4 +343,58 @@ proptest! {
         let fast = plan(&strategy, &target, &options).expect("it fits").cost.seconds;
         prop_assert!(fast <= slow * (1.0 + 1e-9), "{} to {}", slow, fast);
     }
+}
+
+fn calls(source: &str, threads: u32) -> (u32, u32, Option<ir::plan::Decision>) {
+    let plan = lawful(&strategy(source), &reference(), &Options { threads, ..options() });
+    let found = plan.sites.iter().find_map(|s| match s {
+        SitePlan::Verify { batch, at_once, .. } => Some((*batch, *at_once)),
+        _ => None,
+    });
+    let (batch, at_once) = found.expect("a verification");
+    (batch, at_once, plan.decisions.into_iter().find(|d| d.topic == "verify batch"))
+}
+
+#[test]
+fn programs_that_answer_line_by_line_get_many_candidates() {
+    let source = VERIFIED.replace("command(\"judge\")", "lines(\"judge\")");
+    let (batch, at_once, decision) = calls(&source, 1);
+    assert_eq!((batch, at_once), (8, 1), "one start for all");
+    let decision = decision.expect("it is recorded");
+    assert_eq!(decision.chosen, "8 candidates a call, one at a time");
+    let one = decision.runners_up.iter().find(|(name, _)| name == "one candidate a call, one at a time");
+    assert!(one.expect("as written").1.seconds > 1.4 * decision.cost.seconds, "{decision:?}");
+    // With more threads the calls run side by side.
+    let alone = source.replace("both(lines(\"judge\"), regex(\"[0-9]+\"), exact(expected))", "lines(\"judge\")");
+    let (batch, at_once, _) = calls(&alone, 2);
+    assert_eq!((batch, at_once), (4, 2));
+    // As written: one after the other.
+    let naive = Options { naive: true, ..options() };
+    let plan = plan(&strategy(&source), &reference(), &naive).expect("it fits");
+    assert!(plan.sites.iter().any(|s| matches!(s, SitePlan::Verify { batch: 1, at_once: 1, .. })));
+}
+
+#[test]
+fn programs_that_judge_one_candidate_run_side_by_side() {
+    let source = VERIFIED.replace("both(command(\"judge\"), regex(\"[0-9]+\"), exact(expected))", "command(\"judge\")");
+    assert_eq!(calls(&source, 4).0, 1);
+    assert_eq!(calls(&source, 4).1, 4);
+    let (batch, at_once, decision) = calls(&source, 1);
+    assert!(batch == 1 && at_once == 1 && decision.is_none(), "nothing to choose");
+}
+
+#[test]
+fn scores_that_are_not_taken_side_by_side_are_planned_one_by_one() {
+    for by in
+        ["|s| if s.text == \"\" { 0.0 } else { 1.0 * (verify(check, s)) }", "|s| verify(check, s) + verify(check, s)"]
+    {
+        let source = VERIFIED
+            .replace("both(command(\"judge\"), regex(\"[0-9]+\"), exact(expected))", "lines(\"judge\")")
+            .replace("|s| score(check, s)", by);
+        let (batch, at_once, decision) = calls(&source, 4);
+        assert!(batch == 1 && at_once == 1 && decision.is_none(), "{by}");
+    }
+    // Free checks need no program at all.
+    let source = VERIFIED.replace("command(\"judge\"), ", "");
+    assert!(calls(&source, 4).2.is_none());
 }

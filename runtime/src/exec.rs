@@ -6,7 +6,8 @@
 //! Deliberately absent: choices of schedule (they are in the plan), files, printing.
 //!
 //! Rooms: `interp` (regions and operations), `prims`, `builtins`, `select` (pure operations), `site`, `generate`, `decide`, `sequence`,
-//! `rules`, `format` (sampling sites), `scoring` (scores, choices, expectations), `host` (a model and its cached
+//! `rules`, `format` (sampling sites), `scoring` (choices, expectations, log-probabilities), `judge` (verdicts, of one
+//! candidate or of a list at once), `host` (a model and its cached
 //! sequences), `guard` (budgets),
 //! `meeting` (arms of `par` that decode together).
 
@@ -17,6 +18,7 @@ mod generate;
 mod guard;
 mod host;
 mod interp;
+mod judge;
 mod meeting;
 mod prims;
 mod rules;
@@ -74,7 +76,7 @@ pub trait TextCodec: Send + Sync {
 pub struct Options {
     /// Price of the machine, US dollars per second: what `usd` budgets are measured by.
     pub usd_per_second: f64,
-    /// Limits of host programs.
+    /// Limits of a host program, for each candidate that it judges.
     pub command: CommandLimits,
     /// Further limit on the wall time of the run, seconds.
     pub timeout: Option<f64>,

@@ -281,6 +281,8 @@ pub enum Verifier {
     Command(Vec<Arc<str>>, Vec<Value>),
     /// All must pass.
     All(Vec<Value>),
+    /// A host program that answers line by line: words of its command line, and further arguments it gets as JSON.
+    Lines(Vec<Arc<str>>, Vec<Value>),
 }
 
 /// A value that cannot be had from its input.

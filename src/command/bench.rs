@@ -32,6 +32,8 @@ struct Tally {
     usage: Usage,
     metrics: Vec<Metrics>,
     latencies: Vec<f64>,
+    /// A row for each task, in order.
+    results: Vec<Value>,
 }
 
 /// Runs a strategy on every task of a file.
@@ -66,8 +68,11 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
             return Ok(FAILED);
         }
         let gradable = task.get("answer").is_some();
+        let before = tally.right;
+        let mut tokens = None;
         match outcome {
             Ok(outcome) => {
+                tokens = Some(outcome.usage.tokens);
                 if gradable {
                     tally.graded += 1;
                     let answer = outcome.value.to_json();
@@ -87,6 +92,11 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
                 }
             }
         }
+        tally.results.push(json!({
+            "id": task.get("id").cloned().unwrap_or_else(|| json!(line)), "category": task.get("category"),
+            "right": gradable.then_some(tally.right > before), "tokens": tokens,
+            "seconds": tally.latencies.last(),
+        }));
         if loud {
             say(&format!("{} of {} tasks, {} right", tally.tasks, tasks.len(), tally.right));
         }
@@ -160,7 +170,7 @@ fn show(args: &BenchArgs, plan: &Plan, target: &ir::target::Target, tally: &Tall
             "tokens_per_task": tally.usage.tokens as f64 / n, "seconds_per_task": sum / n,
             "latency": { "p50": at(0.5), "p95": at(0.95), "max": at(1.0) },
             "predicted_seconds": predicted, "measured_seconds": measured,
-            "predicted_before": report::cost(&plan.cost),
+            "predicted_before": report::cost(&plan.cost), "results": tally.results,
             "operators": rows.iter().map(|r| json!({
                 "name": r.name, "site": r.site, "tokens": r.tokens, "predicted_seconds": r.predicted,
                 "measured_seconds": r.measured, "off": r.is_off(),

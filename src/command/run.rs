@@ -14,6 +14,7 @@ use ir::artifact::Artifact;
 use ir::strategy::Binding;
 use runtime::exec::{Event, Failure, Options, RunError, Watch};
 use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -46,23 +47,57 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
         Err(e) => bail!("{e}; parameters follow `--`, as in: inferc run FILE -- --q \"text\""),
     };
     let options = Options { usd_per_second: target.usd_per_hour / 3600.0, ..Options::default() };
-    let trace = args
-        .trace
-        .as_deref()
-        .map(|p| std::fs::File::create(p).with_context(|| format!("cannot write {}", p.display())))
-        .transpose()?;
-    let trace = trace.map(|f| Mutex::new(std::io::BufWriter::new(f)));
+    let trace = args.trace.as_deref().map(Trace::create).transpose()?;
     let shown = Shown::new(&bar, ready.engine.plan().strategy.bounds.tokens);
     let events = |event: &Event<'_>| {
         shown.event(event);
-        if let Some(file) = &trace {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = writeln!(file, "{}", event_json(event));
+        if let Some(trace) = &trace {
+            trace.write(event);
         }
     };
     let outcome = ready.session.run(values, args.seed, &options, Watch { events: &events, cancel: &cancel });
     bar.finish_and_clear();
-    finish(args, &ready, &target, outcome, &sources)
+    let code = finish(args, &ready, &target, outcome, &sources)?;
+    // The result is out; a trace that is not whole is still no success.
+    match trace.map(Trace::finish) {
+        Some(Err(cause)) => {
+            say(&format!("error: {cause}"));
+            Ok(code.max(FAILED))
+        }
+        _ => Ok(code),
+    }
+}
+
+/// A file of events, a line of JSON each.
+struct Trace {
+    path: PathBuf,
+    /// The file, until writing to it fails; then why.
+    file: Mutex<Result<std::io::BufWriter<std::fs::File>, std::io::Error>>,
+}
+
+impl Trace {
+    fn create(path: &Path) -> Result<Self> {
+        let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file: Mutex::new(Ok(std::io::BufWriter::new(file))) })
+    }
+
+    /// Adds an event; after a failure nothing more is written.
+    fn write(&self, event: &Event<'_>) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = file.as_mut().ok().and_then(|f| writeln!(f, "{}", event_json(event)).err());
+        if let Some(cause) = failed {
+            *file = Err(cause);
+        }
+    }
+
+    /// Writes what is left; the first failure, if there was one.
+    fn finish(self) -> Result<()> {
+        let file = self.file.into_inner().unwrap_or_else(PoisonError::into_inner);
+        file.and_then(|mut f| f.flush()).map_err(|cause| {
+            let path = self.path.display();
+            anyhow::anyhow!("the trace {path} is not whole: {cause}; make room or name another file with --trace")
+        })
+    }
 }
 
 fn finish(

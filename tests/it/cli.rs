@@ -476,6 +476,17 @@ fn a_new_project_checks_tests_and_explains() {
 }
 
 #[test]
+fn a_trace_that_cannot_be_written_is_said_and_the_result_is_kept() {
+    let dir = project();
+    let args =
+        ["run", "one.infer::one", "--seed", "3", "--format", "json", "--trace", "/dev/full", "--", "--q", "Hello"];
+    let ran = inferc(dir.path(), &args).code(1).says(&["the trace /dev/full is not whole"]);
+    let whole = inferc(dir.path(), &["run", "one.infer::one", "--seed", "3", "--format", "json", "--", "--q", "Hello"]);
+    assert_eq!(ran.json()["text"], whole.code(0).json()["text"]);
+    assert_eq!(ran.err.matches("not whole").count(), 1, "{}", ran.err);
+}
+
+#[test]
 fn small_commands_print_what_they_promise() {
     let dir = project();
     for (shell, word) in [("bash", "complete"), ("zsh", "#compdef inferc"), ("fish", "complete -c inferc")] {
@@ -513,6 +524,9 @@ fn bench_grades_tasks_and_measures_kernels() {
         &["accuracy", "accuracy_low", "accuracy_high", "tokens_per_task", "seconds_per_task", "latency", "operators"],
     );
     fields(&report, &["predicted_seconds", "measured_seconds"]);
+    let rows = report["results"].as_array().expect("a row a task");
+    assert_eq!((rows.len(), &rows[0]["id"], &rows[1]["id"]), (2, &1.into(), &3.into()));
+    assert!(rows[0]["right"].is_boolean() && rows[1]["right"].is_null() && rows[0]["tokens"].is_u64(), "{rows:?}");
     let text =
         inferc(dir.path(), &["bench", "one.infer", "--data", "t.jsonl", "--limit", "1", "--analyze"]).code(0).out;
     assert!(text.contains("1 tasks") && text.contains("operator") && text.contains("decode base"), "{text}");

@@ -138,9 +138,15 @@ fn verifiers_decide() {
         let found = value(best(&format!("command(\"{program}\")")));
         assert_eq!(found["text"].as_str(), Some(texts[0]), "{program}");
     }
+    // One call for all of them judges as six calls do: the longest request.
+    let awk = "awk '{ print length($0) / 1000 }'";
+    let by_call = value(best(&format!("command(\"{awk}\")")));
+    assert_eq!(value(best(&format!("lines(\"{awk}\")")))["text"], by_call["text"]);
     // A program that is not there says so.
-    let ran = best("command(\"no-such-program-here\")");
-    assert!(ran.code == 1 && (ran.out.clone() + &ran.err).contains("no-such-program-here"), "{ran:?}");
+    for form in ["command", "lines"] {
+        let ran = best(&format!("{form}(\"no-such-program-here\")"));
+        assert!(ran.code == 1 && (ran.out.clone() + &ran.err).contains("no-such-program-here"), "{ran:?}");
+    }
 }
 
 #[test]

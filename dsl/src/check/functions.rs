@@ -425,12 +425,12 @@ impl Checker<'_> {
                 operands.push(pattern);
                 VerifierKind::Regex
             }
-            "command" => {
+            "command" | "lines" => {
                 operands.push(self.nth(bound, 0, &Ty::Text, span));
                 for e in bound.rest() {
                     operands.push(self.check_as(e, &Ty::Text));
                 }
-                VerifierKind::Command
+                if name == "lines" { VerifierKind::Lines } else { VerifierKind::Command }
             }
             _ => {
                 for e in bound.one(0).into_iter().chain(bound.one(1)).chain(bound.rest()) {

@@ -301,12 +301,13 @@ impl Checker<'_> {
                 self.pattern(&pattern, first.span);
                 RoleBinding::Ready(Binding::Regex(pattern))
             }
-            "command" => {
+            "command" | "lines" => {
                 let mut words: Vec<String> = text(self, first)?.split_whitespace().map(str::to_owned).collect();
                 for e in bound.rest() {
                     words.push(text(self, e)?);
                 }
-                RoleBinding::Ready(Binding::Command(words))
+                let lines = builtin.name == "lines";
+                RoleBinding::Ready(if lines { Binding::Lines(words) } else { Binding::Command(words) })
             }
             _ => {
                 text(self, first)?;

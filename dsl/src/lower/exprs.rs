@@ -230,6 +230,7 @@ impl<'p> Lower<'p> {
             (VerifierKind::Numeric, [a, b]) => VerifierOp::Numeric(*a, *b),
             (VerifierKind::Regex, [a]) => VerifierOp::Regex(*a),
             (VerifierKind::Both, _) => VerifierOp::All(vars),
+            (VerifierKind::Lines, _) => VerifierOp::Lines(vars),
             _ => VerifierOp::Command(vars),
         };
         self.emit(Op::Verifier(op))

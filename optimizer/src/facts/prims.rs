@@ -55,7 +55,9 @@ impl Walk<'_> {
                 for param in &region.params {
                     self.set(*param, element(list));
                 }
-                mapped = self.region(region, times * calls.max(0.0));
+                // These stop at the first element that decides, or ask about pairs: one call at a time.
+                let alone = matches!(prim, Prim::All | Prim::Any | Prim::SemanticEntropy);
+                mapped = self.elements(region, times * calls.max(0.0), if alone { 1.0 } else { len });
             }
         }
         if !matches!(prim, Prim::All | Prim::Any | Prim::Map | Prim::Filter) {

@@ -5,7 +5,9 @@
 //! every value comes from.
 
 use super::{Check, Facts, Kind, Node, Site, What};
-use ir::strategy::{Action, Const, Generate, Level, Op, Part, Pat, Region, Rule, Speaker, Strategy, Var, VerifierOp};
+use ir::strategy::{
+    Action, Binding, Const, Generate, Level, Op, Part, Pat, Region, Rule, Speaker, Strategy, Var, VerifierOp,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Walks a strategy. `given` overrides parameters and tunables by name.
@@ -23,6 +25,7 @@ pub(super) fn facts(strategy: &Strategy, given: &BTreeMap<String, f64>) -> Facts
         node: None,
         left: None,
         times: 1.0,
+        together: 1.0,
         born: BTreeMap::new(),
     };
     for (param, var) in strategy.params.iter().zip(&strategy.body.params) {
@@ -82,6 +85,8 @@ pub(super) struct Walk<'a> {
     left: Option<(Known, BTreeSet<usize>)>,
     /// How often what is being bound is bound per run.
     pub(super) times: f64,
+    /// Elements for which the region in hand runs with its scores taken together.
+    pub(super) together: f64,
     /// How often each variable is bound per run.
     born: BTreeMap<Var, f64>,
 }
@@ -203,11 +208,12 @@ impl Walk<'_> {
             Op::Score(site, v, sample, _) => {
                 let (checks, role) = match self.get(*v) {
                     Known::Checks(checks) => (checks, None),
-                    Known::Role(r) => (vec![Check::Command], Some(r)),
+                    Known::Role(r) => (vec![self.bound(r)], Some(r)),
                     _ => (vec![Check::Command], None),
                 };
                 let extends = if let Known::Sample(s) = self.get(*sample) { Some(s) } else { None };
-                self.push(Site { id: *site, kind: Kind::Verify(checks), role, times, context: 0, made: 0.0, extends });
+                let (kind, together) = (Kind::Verify(checks), self.together);
+                self.push(Site { id: *site, kind, role, times, context: 0, made: 0.0, extends, together });
                 Known::Other
             }
             Op::Choose(site, m, c, labels) => {
@@ -283,7 +289,7 @@ impl Walk<'_> {
                 let (item, rounds) = self.list(*list, *most);
                 self.times = times * rounds;
                 self.item(body.params.first(), pattern, item);
-                Known::List(Box::new(self.region(body, times * rounds)), rounds)
+                Known::List(Box::new(self.elements(body, times * rounds, rounds)), rounds)
             }
             Op::ParRecord(fields) => {
                 // Regions side by side do not depend on each other.
@@ -336,14 +342,36 @@ impl Walk<'_> {
             VerifierOp::Numeric(..) => vec![Check::Numeric],
             VerifierOp::Regex(_) => vec![Check::Regex],
             VerifierOp::Command(_) => vec![Check::Command],
+            VerifierOp::Lines(_) => vec![Check::Lines],
             VerifierOp::All(parts) => parts
                 .iter()
                 .flat_map(|p| match self.get(*p) {
                     Known::Checks(checks) => checks,
+                    Known::Role(r) => vec![self.bound(r)],
                     _ => vec![Check::Command],
                 })
                 .collect(),
         })
+    }
+
+    /// The check that a verifier role is bound to; a program when it is not bound yet.
+    fn bound(&self, role: u32) -> Check {
+        match self.strategy.roles.get(role as usize).and_then(|r| r.binding.as_ref()) {
+            Some(Binding::Exact(_)) => Check::Exact,
+            Some(Binding::Numeric(..)) => Check::Numeric,
+            Some(Binding::Regex(_)) => Check::Regex,
+            Some(Binding::Lines(_)) => Check::Lines,
+            Some(Binding::Command(_) | Binding::Gguf(_)) | None => Check::Command,
+        }
+    }
+
+    /// A region that runs for `count` elements of a list, `times` in all.
+    pub(super) fn elements(&mut self, region: &Region, times: f64, count: f64) -> Known {
+        let together = if region.lone_score().is_some() { count.max(1.0) } else { 1.0 };
+        let outside = std::mem::replace(&mut self.together, together);
+        let known = self.region(region, times);
+        self.together = outside;
+        known
     }
 
     fn role(&mut self, model: Var) -> Option<u32> {
@@ -381,7 +409,7 @@ impl Walk<'_> {
         let (context, extends) = self.context(ctx, times);
         let role = self.role(model);
         let made = self.contexts[context as usize];
-        self.push(Site { id, kind, role, times, context, made, extends });
+        self.push(Site { id, kind, role, times, context, made, extends, together: 1.0 });
         Known::Other
     }
 
@@ -411,7 +439,7 @@ impl Walk<'_> {
         };
         let role = self.role(g.model);
         let made = self.contexts[context as usize];
-        self.push(Site { id: g.site, kind, role, times, context, made, extends });
+        self.push(Site { id: g.site, kind, role, times, context, made, extends, together: 1.0 });
         let sample = Known::Sample(g.site);
         if g.n.is_some() { Known::List(Box::new(sample), live) } else { sample }
     }

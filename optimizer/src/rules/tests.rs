@@ -226,7 +226,10 @@ impl Dice {
 /// A generation of up to four sequences, then perhaps a verdict, a score and a further generation on its first sequence,
 /// by the same model or another.
 fn strategy(dice: &mut Dice) -> Facts {
-    let site = |id, kind, role, context, extends| Site { id, kind, role, times: 1.0, context, made: 1.0, extends };
+    let site = |id, kind, role, context, extends| {
+        let (times, made, together) = (1.0, 1.0, 1.0);
+        Site { id, kind, role, times, context, made, extends, together }
+    };
     let generate = |n, stops| Kind::Generate { n, live: f64::from(n), max: DEPTH as f64, stops, branches: false };
     let n = 1 + dice.below(4);
     let mut sites = vec![site(0, generate(n, dice.below(2) == 0), Some(dice.below(2)), dice.below(3), None)];
@@ -327,6 +330,7 @@ fn exact_order_is_by_cost_over_chance_to_fail() {
             context: 0,
             made: 0.0,
             extends: Some(0),
+            together: 1.0,
         }],
         nodes: Vec::new(),
     };

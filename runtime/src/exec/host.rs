@@ -100,14 +100,18 @@ impl Host {
             }
             return Ok((seq, n));
         }
-        let seq = match self.model.create() {
+        Ok((self.create()?, 0))
+    }
+
+    /// A new sequence that holds nothing; kept sequences give way.
+    pub(crate) fn create(&mut self) -> Result<SeqId, Error> {
+        match self.model.create() {
             Err(_) if !self.kept.is_empty() => {
                 self.forget();
-                self.model.create()?
+                self.model.create()
             }
-            other => other?,
-        };
-        Ok((seq, 0))
+            other => other,
+        }
     }
 
     /// Keeps a sequence whose tokens are these, or gives it back when the model's sequences cannot be reused.

@@ -33,7 +33,7 @@ impl From<RunError> for Flow {
 
 impl Flow {
     /// Notes the place, if none is known yet.
-    fn at(mut self, at: (u32, u32)) -> Self {
+    pub(super) fn at(mut self, at: (u32, u32)) -> Self {
         if let Self::Failed(failure) | Self::Tripped(_, _, failure) = &mut self
             && failure.at == (0, 0)
         {
@@ -281,6 +281,12 @@ impl<'a> Interp<'a> {
         self.round(round, |me| me.call(region, args))
     }
 
+    /// The region of a function value.
+    pub(super) fn function(&self, function: &Value) -> Option<&'a Region> {
+        let Value::Function(var) = function else { return None };
+        self.run.functions.get(var).copied()
+    }
+
     /// Runs a part as round `round` of a repetition.
     fn round<T>(&mut self, round: usize, part: impl FnOnce(&mut Self) -> Result<T, Flow>) -> Result<T, Flow> {
         let outside = self.path;
@@ -380,13 +386,17 @@ impl<'a> Interp<'a> {
                 Verifier::Numeric(expected, self.number(*tolerance, "tol")?)
             }
             VerifierOp::Regex(pattern) => Verifier::Regex(text(pattern)?),
-            VerifierOp::Command(vars) => {
+            VerifierOp::Command(vars) | VerifierOp::Lines(vars) => {
                 let Some((line, extra)) = vars.split_first() else {
                     return Err(Flow::from(RunError::Plan("a command without words".to_owned())));
                 };
                 let words = crate::verify::command_words(&text(line)?).map_err(RunError::from)?;
                 let extra = extra.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>, _>>()?;
-                Verifier::Command(words.iter().map(|w| Arc::from(w.as_str())).collect(), extra)
+                let words = words.iter().map(|w| Arc::from(w.as_str())).collect();
+                match op {
+                    VerifierOp::Lines(_) => Verifier::Lines(words, extra),
+                    _ => Verifier::Command(words, extra),
+                }
             }
             VerifierOp::All(parts) => {
                 Verifier::All(parts.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>, _>>()?)
@@ -459,6 +469,12 @@ impl<'a> Interp<'a> {
 
     /// Runs a loop's body for one element.
     fn body(&mut self, pattern: &Pat, body: &'a Region, item: &Value, carried: Option<Value>) -> Result<Value, Flow> {
+        self.enter(pattern, body, item, carried)?;
+        self.region(body)
+    }
+
+    /// Binds what a loop's body sees of an element.
+    fn enter(&mut self, pattern: &Pat, body: &Region, item: &Value, carried: Option<Value>) -> Result<(), Flow> {
         if !self.matches(pattern, item) {
             return Err(Flow::from(RunError::Plan("a loop pattern does not match".to_owned())));
         }
@@ -470,7 +486,7 @@ impl<'a> Interp<'a> {
         if let (Some(param), Some(carried)) = (params.last(), carried) {
             self.set(*param, carried);
         }
-        self.region(body)
+        Ok(())
     }
 
     fn for_loop(
@@ -497,6 +513,10 @@ impl<'a> Interp<'a> {
 
     fn par(&mut self, list: Var, pattern: &'a Pat, body: &'a Region, most: u64) -> Result<Value, Flow> {
         let items = self.items(list, most)?;
+        if let Some(place) = self.judged_together(body, items.len()) {
+            let enter = |me: &mut Self, i: usize| me.enter(pattern, body, &items[i], None);
+            return Ok(Value::list(self.all_judged(body, place, items.len(), &enter)?));
+        }
         let arm = |me: &mut Self, i: usize| me.round(i, |me| me.body(pattern, body, &items[i], None));
         Ok(Value::list(self.arms(items.len(), samples(body), &arm)?))
     }

@@ -1,144 +1,22 @@
-//! Scores, choices, expectations and log-probabilities: one model step (or one verification) each.
+//! Choices, expectations and log-probabilities: one model step each.
+//!
+//! The context starts from what the plan says: the keys that are there already, or nothing. The bits are the same.
 
 use super::generate::OwnedRow;
-use super::guard::remaining;
 use super::interp::{Flow, Interp};
 use super::site::{PREFILL, encode};
 use super::{Event, RoleState, RunError};
 use crate::error::Error;
 use crate::model::{Append, Row, SeqId, Wanted};
 use crate::sample;
-use crate::value::{Choice, Context, Usage, Value, Verifier};
-use crate::verify::{self, Answer, Verdict};
-use ir::plan::SitePlan;
-use ir::strategy::{Binding, MockOutput, Var};
+use crate::value::{Choice, Context, Usage, Value};
+use crate::verify;
+use ir::plan::{ScoreMode, SitePlan};
+use ir::strategy::{MockOutput, Var};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 impl Interp<'_> {
-    /// `score(v, s)` and `verify(v, s)`: a number; no verdict counts as 0 and is counted apart.
-    pub(super) fn score(&mut self, site: u32, verifier: Var, sample: Var, calibrated: bool) -> Result<Value, Flow> {
-        let begun = self.begin_call()?;
-        let verifier = self.value(verifier)?;
-        let sample = self.value(sample)?;
-        let text;
-        let answer = match &sample {
-            Value::Sample(s) => Answer { text: &s.text, value: &s.value },
-            other => {
-                text = other.to_text();
-                Answer { text: &text, value: other }
-            }
-        };
-        let mut verdict = self.judge(site, &verifier, answer)?;
-        if calibrated
-            && let Verdict::Score(x) = verdict
-            && !(0.0..=1.0).contains(&x)
-        {
-            verdict = Verdict::Inconclusive(format!("{x} is no probability"));
-        }
-        let score = verdict.score();
-        let inconclusive = match &verdict {
-            Verdict::Inconclusive(cause) => {
-                self.charge(&Usage { inconclusive: 1, ..Usage::default() });
-                Some(cause.as_str())
-            }
-            Verdict::Score(_) => None,
-        };
-        self.end_call(site, begun, score, inconclusive);
-        Ok(Value::Float(score))
-    }
-
-    fn begin_call(&mut self) -> Result<Instant, Flow> {
-        self.admit(0, 1, 0)?;
-        self.charge(&Usage { calls: 1, ..Usage::default() });
-        Ok(Instant::now())
-    }
-
-    fn end_call(&self, site: u32, begun: Instant, score: f64, inconclusive: Option<&str>) {
-        let seconds = begun.elapsed().as_secs_f64();
-        self.run.metrics().score(site, seconds);
-        self.emit(&Event::Scored { site, score, inconclusive, seconds });
-    }
-
-    /// The verdict of a verifier value.
-    fn judge(&self, site: u32, verifier: &Value, answer: Answer<'_>) -> Result<Verdict, Flow> {
-        match verifier {
-            Value::Verifier(built) => match &**built {
-                Verifier::Exact(expected) => Ok(verify::exact(expected, answer)),
-                Verifier::Numeric(expected, tolerance) => Ok(verify::numeric(*expected, *tolerance, answer)),
-                Verifier::Regex(pattern) => Ok(verify::pattern(pattern, answer).map_err(RunError::from)?),
-                Verifier::Command(words, args) => {
-                    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
-                    self.program(&words, args, answer)
-                }
-                Verifier::All(parts) => self.judge_all(site, parts, answer),
-            },
-            Value::Model(index) => {
-                let unknown = || RunError::Plan(format!("there is no role {index}"));
-                let role = self.run.roles.get(*index as usize).ok_or_else(unknown)?;
-                self.judge_by_role(role, answer)
-            }
-            other => Err(Flow::from(RunError::Plan(format!("a verifier operand is {}", other.kind())))),
-        }
-    }
-
-    fn program(&self, words: &[String], args: &[Value], answer: Answer<'_>) -> Result<Verdict, Flow> {
-        // A program never outlives the deadline of the guards around it.
-        let mut limits = self.run.options.command;
-        if let Some(left) = remaining(self.guards()).time {
-            limits.wall = limits.wall.min(Duration::try_from_secs_f64(left).unwrap_or(limits.wall));
-        }
-        let verdict = verify::command(words, args, answer, &limits, self.run.watch.cancel).map_err(RunError::from)?;
-        // A cancelled run ends here, it does not go on with a verdict that nobody gave.
-        self.admit(0, 0, 0)?;
-        Ok(verdict)
-    }
-
-    /// All parts must pass, tried in the plan's order up to the first that does not: the least score.
-    fn judge_all(&self, site: u32, parts: &[Value], answer: Answer<'_>) -> Result<Verdict, Flow> {
-        let mut order: Vec<usize> = match self.run.site_plan(site) {
-            Some(SitePlan::Verify { order, .. }) => order.iter().map(|&i| i as usize).collect(),
-            _ => Vec::new(),
-        };
-        order.retain(|&i| i < parts.len());
-        order.extend((0..parts.len()).filter(|i| !order.contains(i)).collect::<Vec<_>>());
-        let mut least = Verdict::Score(1.0);
-        for i in order {
-            let verdict = self.judge(site, &parts[i], answer)?;
-            if !verdict.passes() {
-                return Ok(verdict);
-            }
-            if verdict.score() < least.score() {
-                least = verdict;
-            }
-        }
-        Ok(least)
-    }
-
-    fn judge_by_role(&self, role: &RoleState, answer: Answer<'_>) -> Result<Verdict, Flow> {
-        if let Some(script) = &role.script {
-            return match script.next() {
-                MockOutput::Number(x) => Ok(Verdict::Score(x)),
-                MockOutput::Text(t) => match verify::whole_number(t.trim()) {
-                    Some(x) => Ok(Verdict::Score(x)),
-                    None => {
-                        Err(Flow::from(role.lacks(&format!("is mocked with the text {t:?} where a score is asked"))))
-                    }
-                },
-            };
-        }
-        match &role.binding {
-            Some(Binding::Exact(expected)) => Ok(verify::exact(expected, answer)),
-            Some(Binding::Numeric(expected, tolerance)) => Ok(verify::numeric(*expected, *tolerance, answer)),
-            Some(Binding::Regex(pattern)) => Ok(verify::pattern(pattern, answer).map_err(RunError::from)?),
-            Some(Binding::Command(words)) => self.program(words, &[], answer),
-            Some(Binding::Gguf(_)) | None => {
-                let cause = "gives no scores; bind it to exact(…), numeric(…), regex(…) or command(…)";
-                Err(Flow::from(role.lacks(cause)))
-            }
-        }
-    }
-
     /// `choose(m, c, labels)`: probabilities of the labels as answers, normalised over the labels. A label's weight is
     /// the product of its tokens' probabilities.
     pub(super) fn choose(&mut self, site: u32, model: Var, context: Var, labels: Var) -> Result<Value, Flow> {
@@ -148,7 +26,8 @@ impl Interp<'_> {
         };
         let labels: Vec<Arc<str>> = items.iter().map(|v| Arc::from(v.to_text())).collect();
         let choice = self.distribution(site, model, context, labels)?;
-        self.end_call(site, begun, choice.top().map_or(0.0, |i| choice.probabilities[i]), None);
+        let score = choice.top().map_or(0.0, |i| choice.probabilities[i]);
+        self.end_call(site, score, None, begun.elapsed().as_secs_f64());
         Ok(Value::Choice(Arc::new(choice)))
     }
 
@@ -166,7 +45,7 @@ impl Interp<'_> {
                 (lo..=hi).zip(&choice.probabilities).map(|(digit, p)| digit as f64 * p).sum()
             }
         };
-        self.end_call(site, begun, mean, None);
+        self.end_call(site, mean, None, begun.elapsed().as_secs_f64());
         Ok(Value::Float(mean))
     }
 
@@ -183,14 +62,14 @@ impl Interp<'_> {
             None => {
                 let context = self.context(context)?;
                 let text = Arc::from(self.value(text)?.to_text());
-                self.answers(index, role, &context, &[text])?[0]
+                self.answers(site, index, role, &context, &[text])?[0]
             }
         };
-        self.end_call(site, begun, logprob, None);
+        self.end_call(site, logprob, None, begun.elapsed().as_secs_f64());
         Ok(Value::Float(logprob))
     }
 
-    fn distribution(&mut self, _site: u32, model: Var, context: Var, labels: Vec<Arc<str>>) -> Result<Choice, Flow> {
+    fn distribution(&mut self, site: u32, model: Var, context: Var, labels: Vec<Arc<str>>) -> Result<Choice, Flow> {
         let (index, role) = self.role(model)?;
         if labels.is_empty() {
             return Err(Flow::from(RunError::Operation("a choice between no labels".to_owned())));
@@ -207,7 +86,7 @@ impl Interp<'_> {
             return Ok(Choice { labels, probabilities });
         }
         let context = self.context(context)?;
-        let logprobs = self.answers(index, role, &context, &labels)?;
+        let logprobs = self.answers(site, index, role, &context, &labels)?;
         let top = logprobs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = logprobs.iter().map(|x| if top.is_finite() { (x - top).exp() } else { 1.0 }).collect();
         let total: f64 = weights.iter().sum();
@@ -217,6 +96,7 @@ impl Interp<'_> {
     /// Log-probabilities of texts as answers to a context: one prompt, then one step over all of them.
     fn answers(
         &mut self,
+        site: u32,
         index: u32,
         role: &RoleState,
         context: &Context,
@@ -240,7 +120,12 @@ impl Interp<'_> {
             let role = role.name.clone();
             return Err(Flow::from(RunError::PromptTooLong { role, tokens: longest, context: holds }));
         }
-        let (root, reused) = host.begin(&prompt).map_err(|e| role.failed(e))?;
+        // "Prefilled again": nothing is taken from kept keys, and none are left behind for others.
+        let fresh = matches!(self.run.site_plan(site), Some(SitePlan::Score { mode: ScoreMode::Fresh, .. }));
+        let begun = Instant::now();
+        let begin = if fresh { host.create().map(|seq| (seq, 0)) } else { host.begin(&prompt) };
+        let (root, reused) = begin.map_err(|e| role.failed(e))?;
+        let mut prefilled = 0.0;
         let mut forks: Vec<SeqId> = Vec::new();
         let mut flow = None;
         let result = (|| {
@@ -250,6 +135,7 @@ impl Interp<'_> {
                 first = Some(OwnedRow::of(&row));
             })?;
             let first = first.ok_or(Error::Cancelled)?;
+            prefilled = begun.elapsed().as_secs_f64();
             let mut sums: Vec<f64> = answers.iter().map(|a| logprob(&first.row(), a[0])).collect();
             let longer: Vec<usize> = (0..answers.len()).filter(|&i| answers[i].len() > 1).collect();
             for _ in &longer {
@@ -272,13 +158,20 @@ impl Interp<'_> {
             host.free(seq);
         }
         let computed = (prompt.len() - reused + answers.iter().map(|a| a.len() - 1).sum::<usize>()) as u64;
-        host.keep(root, prompt);
+        let tokens = prompt.len();
+        if fresh {
+            host.free(root);
+        } else {
+            host.keep(root, prompt);
+        }
         drop(host);
         if let Some(flow) = flow {
             return Err(flow);
         }
         let sums = result.map_err(|e| role.failed(e))?;
         self.charge(&Usage { prompt_tokens: computed, ..Usage::default() });
+        self.run.metrics().prefill(site, tokens - reused, reused, prefilled);
+        self.emit(&Event::Prefilled { site, role: &role.name, tokens, reused, seconds: prefilled });
         if sums.iter().any(|x| x.is_nan()) {
             let cause = format!("model `{}` produced logits that are no numbers", role.name);
             return Err(Flow::from(RunError::Operation(cause)));

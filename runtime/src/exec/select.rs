@@ -1,6 +1,6 @@
 //! Selection and voting: pure operations that call functions on the elements of a list.
 //!
-//! Ties go to the first element. Elements whose key is `none` take no part; a key that is NaN comes last.
+//! Ties go to the first element. An element whose key is `none` cannot be chosen; a key that is NaN comes last.
 
 use super::RunError;
 use super::interp::{Flow, Interp};
@@ -30,6 +30,15 @@ impl Interp<'_> {
     }
 
     fn map(&mut self, items: &[Value], f: &Value) -> Result<Vec<Value>, Flow> {
+        let region = self.function(f);
+        if let Some((region, place)) = region.and_then(|r| Some((r, self.judged_together(r, items.len())?))) {
+            return self.all_judged(region, place, items.len(), &|me, i| {
+                if let Some(param) = region.params.first() {
+                    me.set(*param, items[i].clone());
+                }
+                Ok(())
+            });
+        }
         items.iter().enumerate().map(|(i, v)| self.apply_function(f, i, vec![v.clone()])).collect()
     }
 
@@ -51,9 +60,11 @@ impl Interp<'_> {
 
     fn filter(&mut self, items: &[Value], f: &Value) -> Result<Value, Flow> {
         let mut kept = Vec::new();
-        for (i, item) in items.iter().enumerate() {
-            if self.truth(f, i, vec![item.clone()])? {
-                kept.push(item.clone());
+        for (item, keep) in items.iter().zip(self.map(items, f)?) {
+            match keep {
+                Value::Bool(true) => kept.push(item.clone()),
+                Value::Bool(false) => {}
+                other => return Err(Flow::from(RunError::Plan(format!("a predicate gave {}", other.kind())))),
             }
         }
         Ok(Value::list(kept))
@@ -106,7 +117,8 @@ impl Interp<'_> {
         Ok(Value::Vote(Arc::new(count(&votes, usage))))
     }
 
-    /// The share of the largest class among the elements that have a key; 0 of none.
+    /// The share of the largest class among all elements, whether they have a key or not; 0 of none. An answer without a
+    /// value is a disagreement: a set that mostly failed to answer is not settled.
     fn agree(&mut self, items: &[Value], by: &Value) -> Result<Value, Flow> {
         let keys = self.map(items, by)?;
         let votes: Vec<_> = items.iter().cloned().zip(keys).map(|(item, key)| (item, key, 1.0)).collect();
@@ -139,8 +151,8 @@ impl Interp<'_> {
 }
 
 /// Counts votes (element, key, weight). Keys are equal when they are the same number or, after normalisation, the same
-/// text ([`normal`]). Elements without a key are left out of classes and shares. Larger classes first, ties by the first
-/// member; a class is named by the key of its first member.
+/// text ([`normal`]). Elements without a key are in no class, and their weight counts in the whole that shares are of.
+/// Larger classes first, ties by the first member; a class is named by the key of its first member.
 fn count(votes: &[(Value, Value, f64)], usage: Usage) -> Vote {
     let mut classes: Vec<(Value, f64, Vec<Value>)> = Vec::new();
     let mut normals: Vec<Value> = Vec::new();
@@ -159,7 +171,7 @@ fn count(votes: &[(Value, Value, f64)], usage: Usage) -> Vote {
     }
     // Stable: classes of equal weight stay in the order of their first members.
     classes.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let total: f64 = classes.iter().map(|(_, weight, _)| weight).sum();
+    let total: f64 = votes.iter().map(|(_, _, weight)| weight).sum();
     let share = |i: usize| match classes.get(i) {
         Some((_, weight, _)) if total > 0.0 => weight / total,
         _ => 0.0,
@@ -203,8 +215,8 @@ mod tests {
             votes(&[t("5"), t(" 4.0"), t("4"), t("$4$."), Value::None, t("1,000"), t("1000"), t("a  b"), t("a b")]);
         assert_eq!(vote.value, t(" 4.0"));
         assert_eq!(vote.classes.iter().map(|c| c.1).collect::<Vec<_>>(), [3.0, 2.0, 2.0, 1.0]);
-        assert_eq!(vote.share, 3.0 / 8.0);
-        assert_eq!(vote.margin, 1.0 / 8.0);
+        assert_eq!(vote.share, 3.0 / 9.0);
+        assert_eq!(vote.margin, 1.0 / 9.0);
     }
 
     #[test]
@@ -214,5 +226,17 @@ mod tests {
         assert_eq!(vote.margin, 0.0);
         assert_eq!(votes(&[Value::None]).value, Value::None);
         assert_eq!(votes(&[]).share, 0.0);
+    }
+
+    #[test]
+    fn no_answer_is_no_agreement() {
+        let vote = votes(&[Value::text("7"), Value::None, Value::None, Value::None]);
+        assert_eq!((vote.value.clone(), vote.share, vote.margin), (Value::text("7"), 0.25, 0.25));
+        let vote = votes(&[Value::None, Value::None]);
+        assert_eq!((vote.value.clone(), vote.share), (Value::None, 0.0), "they do not agree with each other");
+        // Weights of elements without a key count too.
+        let weighted = [(Value::None, 3.0), (Value::text("a"), 1.0)];
+        let weighted: Vec<_> = weighted.iter().map(|(k, w)| (k.clone(), k.clone(), *w)).collect();
+        assert_eq!(count(&weighted, Usage::default()).share, 0.25);
     }
 }
