@@ -374,7 +374,7 @@ impl Build {
     }
 
     /// An integer as a float.
-    pub(super) fn to_f32(&mut self, a: Int) -> Flt {
+    pub(super) fn float_of(&mut self, a: Int) -> Flt {
         self.un(Un::IntToF32, a)
     }
 

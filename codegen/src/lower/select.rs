@@ -209,7 +209,7 @@ impl Candidates {
         let cut = b.lt(found.top_k, n);
         let cut = b.and(cut, found.rank);
         b.if_(cut, |b| {
-            let most = b.to_f32(found.top_k);
+            let most = b.float_of(found.top_k);
             let t = self.highest(b, never, row.most, |b, x| {
                 let count = self.count(b, n, x, false);
                 b.le(most, count)
@@ -249,7 +249,7 @@ impl Candidates {
             // The weight of what top-k left: all above its threshold and some of those equal to it.
             let above = self.mass(b, n, by_rank.at, true);
             let w = weight_of(b, row, by_rank.at);
-            let equals = b.to_f32(by_rank.equals);
+            let equals = b.float_of(by_rank.equals);
             let equals = b.widen(equals);
             let more = b.mul(equals, w);
             let all = b.add(above, more);
@@ -301,7 +301,7 @@ impl Candidates {
         });
         let (all, over) = (self.count(b, n, t.at, false), self.count(b, n, t.at, true));
         let here = b.sub(all, over);
-        let kept = b.to_f32(t.equals);
+        let kept = b.float_of(t.equals);
         let surplus = b.lt(kept, here);
         b.if_(surplus, |b| {
             let seen = b.var(zero);
