@@ -197,6 +197,9 @@ pub enum RowOrder {
     /// Per head of `d` rows: 0, 2, 4, …, d−2, 1, 3, …, d−1. Turns rope on neighbouring pairs (GGUF's llama) into
     /// rope on halves, for q, k and their biases alike.
     PairsToHalves(u32),
+    /// Per head of `d` rows, a multiple of 32: 0, …, 15, d/2, …, d/2 + 15, 16, …, 31, d/2 + 16, …. Puts the tiles whose
+    /// rows rope turns together side by side. Where rope turns pairs, [`RowOrder::PairsToHalves`] of 32 does the same.
+    HalvesTogether(u32),
 }
 
 /// Everything the runtime needs to run one model's steps.

@@ -130,6 +130,9 @@ fn plan<'a>(gguf: &'a Gguf, w: &Weight, dest: &'a mut [u8], jobs: &mut Vec<Job<'
         RowOrder::PairsToHalves(d) if d == 0 || d % 2 != 0 || !n.is_multiple_of(u64::from(d)) => {
             Err(fail(name, format!("{n} rows in heads of an even number of rows"), format!("heads of {d} rows")))
         }
+        RowOrder::HalvesTogether(d) if d == 0 || d % 32 != 0 || !n.is_multiple_of(u64::from(d)) => {
+            Err(fail(name, format!("{n} rows in heads of a multiple of 32 rows"), format!("heads of {d} rows")))
+        }
         _ => Ok(()),
     };
     match &w.source {
@@ -177,6 +180,11 @@ fn source_row(rows: RowOrder, r: usize) -> usize {
             let d = d as usize;
             let (head, i) = (r / d, r % d);
             head * d + if i < d / 2 { 2 * i } else { 2 * (i - d / 2) + 1 }
+        }
+        RowOrder::HalvesTogether(d) => {
+            let d = d as usize;
+            let (head, tile, lane) = (r / d, r % d / TILE_ROWS, r % TILE_ROWS);
+            head * d + tile % 2 * (d / 2) + tile / 2 * TILE_ROWS + lane
         }
     }
 }

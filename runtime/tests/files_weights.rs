@@ -190,6 +190,21 @@ fn vectors_become_f32_in_the_order_asked_for() {
 }
 
 #[test]
+fn halves_lie_together() {
+    let values: Vec<u8> = (0..128).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let gguf = Gguf::from_bytes("test", Writer::new().tensor("a", &[128], 0, &values).build()).unwrap();
+    let rows = RowOrder::HalvesTogether(64);
+    let weight = Weight { name: "v".into(), source: Source::Vector { tensor: "a".into(), len: 128, rows } };
+    let (mut memory, skip) = aligned(512);
+    weights::load(&gguf, &weight, &mut memory[skip..skip + 512], 1).unwrap();
+    let out: Vec<f32> =
+        memory[skip..skip + 512].chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect();
+    let firsts: Vec<f32> = out.iter().step_by(16).copied().collect();
+    assert_eq!(firsts, [0.0, 32.0, 16.0, 48.0, 64.0, 96.0, 80.0, 112.0]);
+    assert!(out.chunks(16).all(|run| run.windows(2).all(|w| w[1] == w[0] + 1.0)));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_by_name_and_nothing_is_written() {
     let gguf = Gguf::from_bytes("m.gguf", Writer::new().tensor("t", &[32, 6], 2, &[0; 108]).build()).unwrap();
     let tiles = |tensor: &str, dtype, n, k, rows| Weight {
@@ -204,6 +219,8 @@ fn what_does_not_fit_is_refused_by_name_and_nothing_is_written() {
         (tiles("t", DType::Q4_0, 6, 32, RowOrder::PairsToHalves(0)), "heads of 0 rows"),
         (tiles("t", DType::Q4_0, 6, 32, RowOrder::PairsToHalves(3)), "heads of 3 rows"),
         (tiles("t", DType::Q4_0, 6, 32, RowOrder::PairsToHalves(4)), "heads of 4 rows"),
+        (tiles("t", DType::Q4_0, 6, 32, RowOrder::HalvesTogether(6)), "heads of 6 rows"),
+        (tiles("t", DType::Q4_0, 6, 32, RowOrder::HalvesTogether(0)), "heads of 0 rows"),
         (
             Weight { name: "w".into(), source: Source::Vector { tensor: "t".into(), len: 6, rows: RowOrder::File } },
             "expected shape [6], found [32, 6]",

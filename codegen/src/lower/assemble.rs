@@ -284,7 +284,11 @@ impl<'a> Assembly<'a> {
         let mechanisms = self.model.family.mechanisms();
         let Dims { hidden, heads, kv_heads, head_dim, .. } = self.dims;
         let (q_n, kv_n) = (heads * head_dim, kv_heads * head_dim);
-        let turned = if mechanisms.rope_pairs { RowOrder::PairsToHalves(self.model.head_dim) } else { RowOrder::File };
+        // Either way a pair of tiles holds what rope turns together, see `qkv`.
+        let turned = match mechanisms.rope_pairs {
+            true => RowOrder::PairsToHalves(32),
+            false => RowOrder::HalvesTogether(self.model.head_dim),
+        };
 
         let gain = self.vector(at("attn_norm.weight"), hidden, RowOrder::File)?;
         let mut weights = vec![(Role::Gain, gain)];

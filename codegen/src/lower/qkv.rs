@@ -13,6 +13,8 @@ use ir::tensor::DType;
 
 /// Bytes of a KV element (f16).
 const KV_BYTES: i64 = 2;
+/// Bytes from one dimension of a key to the next.
+const KEY_STRIDE: i64 = PAGE as i64 * KV_BYTES;
 
 /// Largest f16. Values are kept finite because a masked key weighs them with 0, and 0 · ∞ would reach a neighbour.
 const F16_MAX: f32 = 65504.0;
@@ -47,7 +49,7 @@ pub(super) fn record(dims: &Dims, types: &[DType; 3]) -> Record {
     Record::new(dims.hidden, types, dims.blocking.numerics)
 }
 
-/// The kernel. A unit is 32 outputs of one head, dimensions `16t..` of both halves, so that rope stays in registers.
+/// The kernel. A unit is two tiles, 32 outputs of one head; where rope turns them, in pairs, so that it stays in registers.
 pub(super) fn kernel(name: &str, dims: &Dims, types: &[DType; 3], biased: bool) -> Built {
     let mut b = Build::new(name);
     let n = step_words::load(&mut b, step_words::ROWS);
@@ -100,29 +102,32 @@ pub(super) fn kernel(name: &str, dims: &Dims, types: &[DType; 3], biased: bool) 
 }
 
 impl Shared<'_> {
-    /// Outputs `16t..16t + 16` and `d/2 + 16t..` of a head, for all rows.
+    /// A pair of neighbouring tiles for all rows: of queries and keys, outputs `16t..16t + 16` and `d/2 + 16t..` of a
+    /// head; of values `32t..32t + 32`. Units in order read the matrix in order: weights are one stream.
     fn unit(&self, b: &mut Build, p: &Projection, unit: Int) {
         let dims = self.dims;
-        let pairs = dims.pairs();
         let half = dims.blocking.rows * RESULT_BYTES;
-        let (head, t) = b.div_rem(unit, pairs);
-        let first_tile = b.scale_add(head, 2 * pairs, t);
+        let (head, t) = b.div_rem(unit, dims.pairs());
         row_blocks(b, self.n, dims.blocking.rows, |b, first, count| {
+            let zero = b.int(0);
+            b.for_(zero, count, 1, |b, r| {
+                let row = b.add(first, r);
+                self.ask(b, p.target, row, (head, t));
+            });
             b.for_to(2, 1, |b, c| {
-                let tile = b.scale_add(c, pairs, first_tile);
+                let tile = b.scale_add(unit, 2, c);
                 let tile = b.mul_const(tile, p.matrix.tile_bytes(dims.hidden));
                 let offset = b.mul_const(c, half);
                 let to = Results { place: self.results, offset };
                 p.matrix.times(b, dims.blocking, tile, self.rows, first, count, to);
             });
-            let zero = b.int(0);
             b.for_(zero, count, 1, |b, r| {
                 let at = b.mul_const(r, RESULT_BYTES);
                 let mut lo = b.load(Mem::F32, self.results.at(at, 0));
                 let mut hi = b.load(Mem::F32, self.results.at(at, half));
                 if let Some(bias) = p.bias {
-                    let at = b.mul_const(first_tile, 64);
-                    let (blo, bhi) = (b.load(Mem::F32, bias.at(at, 0)), b.load(Mem::F32, bias.at(at, 64 * pairs)));
+                    let at = b.mul_const(unit, 128);
+                    let (blo, bhi) = (b.load(Mem::F32, bias.at(at, 0)), b.load(Mem::F32, bias.at(at, 64)));
                     lo = b.add(lo, blo);
                     hi = b.add(hi, bhi);
                 }
@@ -132,17 +137,55 @@ impl Shared<'_> {
         });
     }
 
+    /// Byte offset in the cache: `first` bytes into a head's block, and `slot` bytes per slot of the row's page.
+    fn place(&self, b: &mut Build, row: Int, head: Int, slot: i64, first: Int) -> Int {
+        let dims = self.dims;
+        let entry = b.mul_const(row, row_words::BYTES);
+        let number = b.load_i64(self.table.at(entry, row_words::SLOT));
+        let page = b.sar(number, PAGE.trailing_zeros());
+        let in_page = b.int(PAGE as i64 - 1);
+        let in_page = b.and(number, in_page);
+        let at = b.mul_const(page, dims.block_bytes());
+        let at = b.scale_add(head, dims.head_stride(), at);
+        let at = b.scale_add(in_page, slot, at);
+        b.add(at, first)
+    }
+
+    /// Where a unit's key goes: dimension `16t`, and `d/2` further on.
+    fn key_place(&self, b: &mut Build, row: Int, (head, t): (Int, Int)) -> Int {
+        let first = b.mul_const(t, 16 * KEY_STRIDE);
+        self.place(b, row, head, KV_BYTES, first)
+    }
+
+    /// Where a unit's value goes: dimensions `32t..32t + 32`.
+    fn value_place(&self, b: &mut Build, row: Int, (head, t): (Int, Int)) -> Int {
+        let first = b.mul_const(t, 32 * KV_BYTES);
+        self.place(b, row, head, self.dims.head_dim * KV_BYTES, first)
+    }
+
+    /// Asks early for the lines that a unit will write: a key is scattered over many, and stores that miss block.
+    fn ask(&self, b: &mut Build, target: Target, row: Int, unit: (Int, Int)) {
+        match target {
+            Target::Query(_) => (),
+            Target::Key(keys) => {
+                let at = self.key_place(b, row, unit);
+                let half = self.dims.head_dim / 2 * KEY_STRIDE;
+                for line in (0..16 * KEY_STRIDE).step_by(64).flat_map(|line| [line, half + line]) {
+                    b.prefetch(keys.at(at, line));
+                }
+            }
+            Target::Value(values) => {
+                let at = self.value_place(b, row, unit);
+                b.prefetch(values.at(at, 0));
+            }
+        }
+    }
+
     /// Rope for queries and keys, then the store.
     fn finish(&self, b: &mut Build, target: Target, row: Int, (head, t): (Int, Int), halves: [Vf; 2]) {
         let dims = self.dims;
         let d = dims.head_dim;
         let entry = b.mul_const(row, row_words::BYTES);
-        let slot = b.load_i64(self.table.at(entry, row_words::SLOT));
-        let page = b.sar(slot, PAGE.trailing_zeros());
-        let in_page = b.int(PAGE as i64 - 1);
-        let in_page = b.and(slot, in_page);
-        let kv = b.mul_const(page, dims.block_bytes());
-        let kv = b.scale_add(head, dims.head_stride(), kv);
         match target {
             Target::Query(query) => {
                 let [lo, hi] = self.turn(b, entry, t, halves);
@@ -156,16 +199,13 @@ impl Shared<'_> {
             }
             Target::Key(keys) => {
                 let [lo, hi] = self.turn(b, entry, t, halves);
-                let stride = PAGE as i64 * KV_BYTES;
-                let at = b.scale_add(t, 16 * stride, kv);
-                let at = b.scale_add(in_page, KV_BYTES, at);
-                b.store_strided(Mem::F16, keys.at(at, 0), stride, lo);
-                b.store_strided(Mem::F16, keys.at(at, d / 2 * stride), stride, hi);
+                let at = self.key_place(b, row, (head, t));
+                b.store_strided(Mem::F16, keys.at(at, 0), KEY_STRIDE, lo);
+                b.store_strided(Mem::F16, keys.at(at, d / 2 * KEY_STRIDE), KEY_STRIDE, hi);
             }
             Target::Value(values) => {
-                let at = b.scale_add(in_page, d * KV_BYTES, kv);
-                let at = b.scale_add(t, 16 * KV_BYTES, at);
-                for (x, offset) in halves.into_iter().zip([0, d / 2 * KV_BYTES]) {
+                let at = self.value_place(b, row, (head, t));
+                for (x, offset) in halves.into_iter().zip([0, 16 * KV_BYTES]) {
                     let (least, most) = (b.vf(-F16_MAX), b.vf(F16_MAX));
                     let x = b.max(x, least);
                     let x = b.min(x, most);

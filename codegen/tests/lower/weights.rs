@@ -187,6 +187,12 @@ pub(crate) fn file_row(order: RowOrder, i: usize) -> usize {
             let (head, i) = (i / d, i % d);
             head * d + if i < d / 2 { 2 * i } else { 2 * (i - d / 2) + 1 }
         }
+        RowOrder::HalvesTogether(d) => {
+            let d = d as usize;
+            let (head, i) = (i / d, i % d);
+            let (pair, half, lane) = (i / 32, i % 32 / 16, i % 16);
+            head * d + half * d / 2 + 16 * pair + lane
+        }
     }
 }
 
