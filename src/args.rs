@@ -250,10 +250,10 @@ pub(crate) struct TestArgs {
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// FILE[::STRATEGY] to measure on data.
-    #[arg(value_name = "FILE[::STRATEGY]", required_unless_present = "kernels")]
+    #[arg(value_name = "FILE[::STRATEGY]", required_unless_present_any = ["kernels", "roofs"])]
     pub source: Option<String>,
     /// JSON lines: one object per task with the strategy's parameters, and optionally `id`, `answer`, `verifier`.
-    #[arg(long, value_name = "FILE", required_unless_present = "kernels")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["kernels", "roofs"])]
     pub data: Option<PathBuf>,
     /// Tasks to run at most.
     #[arg(long, value_name = "N")]
@@ -267,7 +267,14 @@ pub(crate) struct BenchArgs {
     /// Measure the kernels of a model (--model FILE) instead of a strategy.
     #[arg(long)]
     pub kernels: bool,
-    /// Case, with --kernels: decode:depth=2048 | branches:n=8,prompt=512,gen=64 | prefill:n=512; may be repeated.
+    /// Measure what this machine can do at most: bytes read, int8 and f32 products per second.
+    #[arg(long, conflicts_with = "kernels")]
+    pub roofs: bool,
+    /// Working set of --roofs, in bytes; may be repeated.
+    #[arg(long = "bytes", value_name = "N", requires = "roofs")]
+    pub bytes: Vec<u64>,
+    /// Case, with --kernels: decode:depth=2048 | branches:n=8,prompt=512,gen=64 | prefill:n=512 | score:n=16,prompt=512,len=128;
+    /// may be repeated.
     #[arg(long = "case", value_name = "CASE")]
     pub cases: Vec<String>,
     /// Repetitions of a case; the fastest counts.

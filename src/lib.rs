@@ -26,6 +26,7 @@ pub mod prepare;
 pub mod profile;
 pub mod render;
 pub mod report;
+pub mod roofs;
 pub mod synthetic;
 
 use anyhow::{Context as _, Result};

@@ -1,7 +1,8 @@
-//! Measurements of the compiled kernels themselves: decode, shared prompts, prefill, and the machine's read bandwidth.
+//! Measurements of the compiled kernels themselves: decode, branches over a shared prompt, prefill, scoring of given texts.
 //!
-//! Used by `bench --kernels` and by `profile-device`. Token ids are pseudo-random, weights are the model's own; nothing is
-//! measured on zeros.
+//! Used by `bench --kernels` and by `profile-device`. Weights are the model's own and prompts are pseudo-random tokens;
+//! nothing is measured on zeros. Decode and branches sample every token from its row and feed it back, as a run does, and
+//! scoring takes the log-probability of every given token. What is not in it: text, rules, and the strategy's bookkeeping.
 
 use anyhow::{Context as _, Result, bail};
 use codegen::Backend;
@@ -11,7 +12,8 @@ use ir::schedule::Numerics;
 use ir::target::Target;
 use runtime::forward::{Loaded, LocalModel, Options};
 use runtime::gguf::Gguf;
-use runtime::model::{Append, LanguageModel, SeqId, Wanted};
+use runtime::model::{Append, LanguageModel, Row, SeqId, Wanted};
+use runtime::sample::{Draw, Key, Sampling, logprob};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,15 +40,24 @@ pub enum Case {
         /// Tokens.
         n: usize,
     },
+    /// Log-probabilities of `n` given texts of `length` tokens each after one prompt.
+    Score {
+        /// Texts.
+        n: usize,
+        /// Prompt tokens.
+        prompt: usize,
+        /// Tokens per text.
+        length: usize,
+    },
 }
 
 impl Case {
-    /// Reads `decode:depth=2048`, `branches:n=8,prompt=512,gen=64`, `prefill:n=512`.
+    /// Reads `decode:depth=2048`, `branches:n=8,prompt=512,gen=64`, `prefill:n=512`, `score:n=16,prompt=512,len=128`.
     ///
     /// # Errors
     /// When the text is none of these; the message shows the forms.
     pub fn parse(text: &str) -> Result<Self> {
-        let usage = "a case is decode:depth=N, branches:n=N,prompt=N,gen=N or prefill:n=N";
+        let usage = "a case is decode:depth=N, branches:n=N,prompt=N,gen=N, prefill:n=N or score:n=N,prompt=N,len=N";
         let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
         let mut numbers = std::collections::BTreeMap::new();
         for entry in rest.split(',').filter(|e| !e.is_empty()) {
@@ -64,6 +75,11 @@ impl Case {
                 generated: take("gen", 64).max(1),
             },
             "prefill" => Self::Prefill { n: take("n", 512).max(1) },
+            "score" => Self::Score {
+                n: take("n", 16).max(1),
+                prompt: take("prompt", 512).max(1),
+                length: take("len", 128).max(1),
+            },
             _ => bail!("`{text}`: {usage}"),
         };
         if let Some(name) = numbers.keys().next() {
@@ -71,7 +87,37 @@ impl Case {
         }
         Ok(case)
     }
+
+    /// Whether several sequences share a prompt, so that there are several ways of reading it.
+    #[must_use]
+    pub fn shares_prompt(self) -> bool {
+        matches!(self, Self::Branches { .. } | Self::Score { .. })
+    }
+
+    /// Tokens cached before the clock starts.
+    fn cached(self) -> usize {
+        match self {
+            Self::Decode { depth } => depth,
+            Self::Branches { prompt, .. } | Self::Score { prompt, .. } => prompt,
+            Self::Prefill { .. } => 0,
+        }
+    }
+
+    /// Tokens of the longest sequence.
+    fn longest(self, context: usize) -> usize {
+        match self {
+            Self::Decode { depth } => depth + DECODE_STEPS.min(context.saturating_sub(depth)).max(1),
+            Self::Branches { prompt, generated, .. } => prompt + generated,
+            Self::Score { prompt, length, .. } => prompt + length,
+            Self::Prefill { n } => n,
+        }
+    }
 }
+
+/// Tokens of a decode, unless the context ends before.
+const DECODE_STEPS: usize = 64;
+/// How tokens are chosen: every token of the vocabulary is weighed.
+const HOW: Sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 1.0, min_p: 0.0 };
 
 /// One measurement.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +221,7 @@ pub fn load(
 }
 
 /// Token ids that look like nothing in particular.
-fn tokens(n: usize, vocab: usize) -> Vec<u32> {
+pub(crate) fn tokens(n: usize, vocab: usize) -> Vec<u32> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     (0..n)
         .map(|_| {
@@ -187,79 +233,218 @@ fn tokens(n: usize, vocab: usize) -> Vec<u32> {
         .collect()
 }
 
-/// Runs a case once. The context of the case is set up outside the clock; sequences are given back afterwards.
+/// A case whose prompt is cached: it can be run any number of times.
+#[derive(Debug)]
+pub struct Ready {
+    case: Case,
+    root: SeqId,
+    ids: Vec<u32>,
+    runs: u64,
+}
+
+/// Caches the prompt of a case.
 ///
 /// # Errors
 /// When the model's context or the pool is too small for the case.
-pub fn run(model: &mut LocalModel, case: Case, prefix: PrefixMode) -> Result<Measured> {
-    const DECODE_STEPS: usize = 64;
-    let vocab = model.info().vocab;
-    let context = model.info().context;
-    let need = match case {
-        Case::Decode { depth } => depth + 1,
-        Case::Branches { prompt, generated, .. } => prompt + generated,
-        Case::Prefill { n } => n,
-    };
+pub fn prepare(model: &mut LocalModel, case: Case, prefix: PrefixMode) -> Result<Ready> {
+    let (vocab, context) = (model.info().vocab, model.info().context);
+    let need = case.longest(context);
     if need > context {
         bail!("the case needs {need} tokens of context, the model was trained for {context}");
     }
     model.set_prefix_mode(prefix);
-    let first = model.create()?;
-    let outcome = match case {
-        Case::Prefill { n } => {
-            let ids = tokens(n, vocab);
-            let start = Instant::now();
-            step(model, &[(first, &ids)], Wanted::Last)?;
-            Ok(Measured { tokens: n, seconds: start.elapsed().as_secs_f64(), steps: 1 })
-        }
-        Case::Decode { depth } => {
-            let steps = DECODE_STEPS.min(context - depth);
-            let ids = tokens(depth.max(1) + steps, vocab);
-            if depth > 0 {
-                step(model, &[(first, &ids[..depth])], Wanted::None)?;
-            }
-            let start = Instant::now();
-            for i in 0..steps {
-                step(model, &[(first, &ids[depth + i..=depth + i])], Wanted::Last)?;
-            }
-            Ok(Measured { tokens: steps, seconds: start.elapsed().as_secs_f64(), steps })
-        }
-        Case::Branches { n, prompt, generated } => branches(model, first, n, prompt, generated, vocab),
+    let cached = case.cached();
+    let fresh = match case {
+        Case::Prefill { n } => n,
+        Case::Score { n, length, .. } => n * length,
+        Case::Branches { n, .. } => n,
+        Case::Decode { .. } => 1,
     };
-    model.free(first);
-    outcome
+    let ids = tokens(cached + fresh, vocab);
+    let root = model.create()?;
+    if cached > 0
+        && let Err(error) = step(model, &[(root, &ids[..cached])], Wanted::None, &mut |_, _, _| {})
+    {
+        model.free(root);
+        return Err(error);
+    }
+    Ok(Ready { case, root, ids, runs: 0 })
 }
 
-fn branches(
-    model: &mut LocalModel,
-    first: SeqId,
-    n: usize,
-    prompt: usize,
-    generated: usize,
-    vocab: usize,
-) -> Result<Measured> {
-    let ids = tokens(prompt + n * generated, vocab);
-    step(model, &[(first, &ids[..prompt])], Wanted::None)?;
-    let seqs: Vec<SeqId> = (0..n).map(|_| model.fork(first)).collect::<Result<_, _>>()?;
-    let start = Instant::now();
-    for i in 0..generated {
-        let at = |k: usize| prompt + k * generated + i;
-        let rows: Vec<(SeqId, &[u32])> = seqs.iter().enumerate().map(|(k, s)| (*s, &ids[at(k)..=at(k)])).collect();
-        step(model, &rows, Wanted::Last)?;
+impl Ready {
+    /// Runs the case once; the clock does not count its prompt. The prompt stays cached.
+    ///
+    /// # Errors
+    /// When pages run out or the model gives logits that are no numbers.
+    pub fn once(&mut self, model: &mut LocalModel) -> Result<Measured> {
+        self.runs += 1;
+        match self.case {
+            Case::Prefill { n } => self.prefill(model, n),
+            Case::Decode { depth } => {
+                let steps = DECODE_STEPS.min(model.info().context - depth);
+                let measured = self.generate(model, &[self.root], steps);
+                model.truncate(self.root, depth)?;
+                measured
+            }
+            Case::Branches { n, generated, .. } => {
+                self.with_forks(model, n, |this, model, forks| this.generate(model, forks, generated))
+            }
+            Case::Score { n, length, .. } => {
+                self.with_forks(model, n, |this, model, forks| this.score(model, forks, length))
+            }
+        }
     }
-    let seconds = start.elapsed().as_secs_f64();
-    for seq in seqs {
+
+    /// Gives the prompt back.
+    pub fn free(self, model: &mut LocalModel) {
+        model.free(self.root);
+    }
+
+    fn with_forks(
+        &mut self,
+        model: &mut LocalModel,
+        n: usize,
+        run: impl FnOnce(&mut Self, &mut LocalModel, &[SeqId]) -> Result<Measured>,
+    ) -> Result<Measured> {
+        let mut forks = Vec::with_capacity(n);
+        let mut outcome = Ok(());
+        for _ in 0..n {
+            match model.fork(self.root) {
+                Ok(fork) => forks.push(fork),
+                Err(error) => outcome = Err(error.into()),
+            }
+        }
+        let outcome = outcome.and_then(|()| run(self, model, &forks));
+        for fork in forks {
+            model.free(fork);
+        }
+        outcome
+    }
+
+    /// Every sequence gets `steps` tokens: the first is given, the others are sampled from the row before.
+    fn generate(&mut self, model: &mut LocalModel, seqs: &[SeqId], steps: usize) -> Result<Measured> {
+        let cached = self.case.cached();
+        let mut last: Vec<u32> = self.ids[cached..cached + seqs.len()].to_vec();
+        let seed = self.runs;
+        let start = Instant::now();
+        for position in 0..u32::try_from(steps)? {
+            let fed = last.clone();
+            let appends: Vec<Append<'_>> = seqs
+                .iter()
+                .zip(fed.chunks(1))
+                .map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last })
+                .collect();
+            let choices = model.step_and_choose(&appends, &mut |which, _| {
+                let sequence = u32::try_from(which).unwrap_or(u32::MAX);
+                let key = Key { seed, stream: 0, sequence, position, draw: 0 };
+                Some(Draw { how: HOW, uniform: key.uniform(), allowed: None })
+            })?;
+            for (token, choice) in last.iter_mut().zip(choices) {
+                *token = choice.context("the model gave logits that are not numbers")?.token;
+            }
+        }
+        Ok(Measured { tokens: seqs.len() * steps, seconds: start.elapsed().as_secs_f64(), steps })
+    }
+
+    fn prefill(&mut self, model: &mut LocalModel, n: usize) -> Result<Measured> {
+        let seq = model.create()?;
+        let start = Instant::now();
+        let outcome = step(model, &[(seq, &self.ids[..n])], Wanted::Last, &mut |_, _, _| {});
+        let seconds = start.elapsed().as_secs_f64();
         model.free(seq);
+        outcome.map(|()| Measured { tokens: n, seconds, steps: 1 })
     }
-    Ok(Measured { tokens: n * generated, seconds, steps: generated })
+
+    /// The log-probability of every token of every text but its first, whose row is the prompt's last.
+    fn score(&mut self, model: &mut LocalModel, forks: &[SeqId], length: usize) -> Result<Measured> {
+        let texts: Vec<&[u32]> = self.ids[self.case.cached()..].chunks(length).collect();
+        let rows: Vec<(SeqId, &[u32])> = forks.iter().copied().zip(texts.iter().copied()).collect();
+        let mut total = 0.0;
+        let start = Instant::now();
+        step(model, &rows, Wanted::All, &mut |which, at, row| {
+            total += texts[which].get(at + 1).map_or(0.0, |token| f64::from(logprob(row, *token)));
+        })?;
+        let seconds = start.elapsed().as_secs_f64();
+        if !total.is_finite() {
+            bail!("the model gave log-probabilities that are not numbers");
+        }
+        Ok(Measured { tokens: texts.len() * length, seconds, steps: 1 })
+    }
 }
 
-fn step(model: &mut LocalModel, rows: &[(SeqId, &[u32])], wanted: Wanted) -> Result<()> {
+fn step(
+    model: &mut LocalModel,
+    rows: &[(SeqId, &[u32])],
+    wanted: Wanted,
+    sink: &mut dyn FnMut(usize, usize, &Row<'_>),
+) -> Result<()> {
     let appends: Vec<Append<'_>> = rows.iter().map(|(seq, tokens)| Append { seq: *seq, tokens, wanted }).collect();
     let mut sound = true;
-    model.step(&appends, &mut |_, _, row| sound &= row.is_sound())?;
+    model.step(&appends, &mut |append, token, row| {
+        sound &= row.is_sound();
+        sink(append, token, &row);
+    })?;
     if !sound {
         bail!("the model gave logits that are not numbers");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::{Shape, gguf};
+    use ir::tensor::DType;
+
+    #[test]
+    fn cases_have_one_text_form() {
+        assert_eq!(Case::parse("score").ok(), Some(Case::Score { n: 16, prompt: 512, length: 128 }));
+        assert_eq!(Case::parse("score:n=2,len=3").ok(), Some(Case::Score { n: 2, prompt: 512, length: 3 }));
+        for bad in ["score:n=x", "score:gen=4", "decode:depth=-1", "", "prefill:n=9999999999"] {
+            assert!(Case::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// Every case runs repeatedly on a small model, counts its work, and leaves the pool as it found it.
+    #[test]
+    fn cases_repeat_and_give_everything_back() {
+        let shape = Shape {
+            layers: 1,
+            hidden: 256,
+            heads: 4,
+            kv_heads: 2,
+            ffn: 256,
+            vocab: 512,
+            context: 256,
+            dtype: DType::Q8_0,
+        };
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("model.gguf");
+        std::fs::write(&path, gguf(shape)).expect("written");
+        let target = ir::target::builtin("reference").expect("built in");
+        let target = Target { isa: runtime::device::probe::probe().isa, ..target };
+        let (mut model, _) = load(&path, &target, 1, Numerics::Int8, crate::default_backend(), None).expect("a model");
+        for (case, tokens) in [
+            (Case::Decode { depth: 0 }, 64),
+            (Case::Decode { depth: 240 }, 16),
+            (Case::Branches { n: 3, prompt: 33, generated: 5 }, 15),
+            (Case::Prefill { n: 100 }, 100),
+            (Case::Score { n: 4, prompt: 20, length: 17 }, 68),
+        ] {
+            for mode in [PrefixMode::Shared, PrefixMode::Cascade] {
+                let mut ready = prepare(&mut model, case, mode).expect("prepared");
+                let before = model.kv_bytes();
+                for _ in 0..2 {
+                    let measured = ready.once(&mut model).expect("measured");
+                    assert_eq!(measured.tokens, tokens, "{case:?}");
+                    assert!(measured.seconds > 0.0);
+                    assert_eq!(model.kv_bytes(), before, "{case:?}");
+                }
+                ready.free(&mut model);
+                assert_eq!(model.kv_bytes(), 0, "{case:?}");
+            }
+        }
+        let long = prepare(&mut model, Case::Score { n: 1, prompt: 200, length: 100 }, PrefixMode::Shared);
+        assert!(long.is_err_and(|e| e.to_string().contains("256")));
+    }
 }

@@ -28,15 +28,16 @@ def options(argv):
     parser = argparse.ArgumentParser(
         prog="scripts/bench-peer",
         description="Measures our kernels beside llama.cpp: same GGUF, threads and CPUs, interleaved, each at its best setting.",
-        epilog="Cases: decode:depth=D | branches:n=N,prompt=P,gen=G | prefill:n=N. Build our side first: cargo build --release.",
+        epilog="Cases: decode:depth=D | branches:n=N,prompt=P,gen=G | prefill:n=N | score:n=N,prompt=P,len=L. "
+        "Build our side first: cargo build --release.",
     )
     add = parser.add_argument
     add("--model", metavar="FILE", help=f"GGUF to measure (default: {DEFAULT_MODEL})")
     add("--threads", type=int, metavar="N", help="threads of both sides (default: the physical cores)")
     add("--cpus", metavar="LIST", help="CPUs to pin to, such as 0,2-3 (default: one per core, as many as threads)")
-    add("--case", action="append", metavar="CASE", help="measure this case; may be repeated (default: the four standard ones)")
+    add("--case", action="append", metavar="CASE", help="measure this case; may be repeated (default: the five standard ones)")
     add("--repeats", type=int, default=5, metavar="N", help="interleaved repeats per case (default: 5)")
-    add("--tries", type=int, default=1, metavar="N", help="runs per peer setting when choosing the fastest (default: 1)")
+    add("--tries", type=int, default=1, metavar="N", help="short runs per peer setting before the slow ones are left out (default: 1)")
     add("--peer-setting", metavar="S", help="skip that choice: fa=on|off,repack=on|off[,kv=split|unified]")
     add("--only", choices=("ours", "peer"), help="measure one side")
     add("--format", choices=("text", "json"), default="text", help="report for people or programs (default: text)")
@@ -89,6 +90,7 @@ def session_of(chosen):
         quiet=chosen.quiet_limit,
         sides=sides,
         fixed_setting=setting,
+        states=os.path.join(_peer_dir(chosen.root), "states"),
     )
     return session, cases
 
@@ -116,7 +118,8 @@ def _peer_dir(root):
     return os.environ.get("INFERC_PEER_DIR") or os.path.join(root, ".cache/peer")
 
 
-def _peer_record(root):
+def peer_record(root):
+    """What the installed peer is; raises UsageError when there is none."""
     try:
         with open(os.path.join(_peer_dir(root), "peer.json"), encoding="utf-8") as file:
             return json.load(file)
@@ -144,7 +147,7 @@ def main(argv):
             "cpus": session.cpus,
             "priority": session.priority,
             "load_average": os.getloadavg(),
-            "peer": _peer_record(chosen.root) if "peer" in session.sides else None,
+            "peer": peer_record(chosen.root) if "peer" in session.sides else None,
         }
         records = measure_cases(session, cases, progress)
     except (UsageError, CaseError) as error:

@@ -1,14 +1,20 @@
 """What is measured: the cases, the peer's settings, and the command line of each side for each case.
 
-A case is written as our own benchmark takes it (`decode:depth=2048`, `branches:n=8,prompt=512,gen=64`, `prefill:n=512`).
-Takes text; returns commands as argument lists; runs nothing.
+A case is written as our own benchmark takes it (`decode:depth=2048`, `branches:n=8,prompt=512,gen=64`, `prefill:n=512`,
+`score:n=16,prompt=512,len=128`). Takes text; returns commands as argument lists; runs nothing.
 """
 
 import itertools
 import re
 from dataclasses import dataclass
 
-DEFAULT_CASES = ("decode:depth=0", "decode:depth=2048", "branches:n=8,prompt=512,gen=64", "prefill:n=512")
+DEFAULT_CASES = (
+    "decode:depth=0",
+    "decode:depth=2048",
+    "branches:n=8,prompt=512,gen=64",
+    "prefill:n=512",
+    "score:n=16,prompt=512,len=128",
+)
 
 # The least ratio to the peer that `--check` accepts; cases that are not listed have no floor.
 FLOORS = {
@@ -16,12 +22,18 @@ FLOORS = {
     "decode:depth=2048": 2.0,
     "branches:n=8,prompt=512,gen=64": 3.0,
     "prefill:n=512": 1.0,
+    "score:n=16,prompt=512,len=128": 1.0,
 }
 
-# Tokens that the peer decodes when our side has not said how many it decodes.
-DEFAULT_GEN = 128
+# Tokens that a decode case decodes, on either side, unless the context ends before.
+DEFAULT_GEN = 64
 
-_FIELDS = {"decode": ("depth",), "branches": ("n", "prompt", "gen"), "prefill": ("n",)}
+_FIELDS = {
+    "decode": ("depth",),
+    "branches": ("n", "prompt", "gen"),
+    "prefill": ("n",),
+    "score": ("n", "prompt", "len"),
+}
 _LIMIT = 1 << 20
 
 
@@ -31,7 +43,7 @@ class CaseError(ValueError):
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure. `values` in the order of the kind's fields; counts of tokens, and `n` branches."""
+    """One thing to measure. `values` in the order of the kind's fields; counts of tokens, and `n` branches or texts."""
 
     kind: str
     values: tuple
@@ -47,11 +59,24 @@ class Case:
         """The least ratio that `--check` accepts, or None."""
         return FLOORS.get(str(self))
 
+    @property
+    def many(self):
+        """Whether several sequences share a prompt."""
+        return self.kind in ("branches", "score")
+
     def expected_tokens(self):
         """Tokens of the measured part; None for decode, where our side chooses."""
         if self.kind == "branches":
             return self["n"] * self["gen"]
+        if self.kind == "score":
+            return self["n"] * self["len"]
         return self["n"] if self.kind == "prefill" else None
+
+    def trial(self):
+        """The same case with less work: enough to tell settings apart, too little to quote."""
+        less = {"gen": 8, "len": 128, "n": 256 if self.kind == "prefill" else 4 if self.kind == "score" else _LIMIT}
+        values = (min(v, less.get(f, v)) for f, v in zip(_FIELDS[self.kind], self.values))
+        return Case(self.kind, tuple(values))
 
 
 def parse_case(text):
@@ -75,25 +100,28 @@ def parse_case(text):
 
 @dataclass(frozen=True)
 class Setting:
-    """How the peer runs: flash attention, weights repacked at load (AMX buffers included), and for branches whether one
-    key-value buffer serves all sequences (`kv=unified`) or each has its own (`kv=split`)."""
+    """How the peer runs: flash attention, weights repacked at load (AMX buffers included), and where several sequences share
+    a prompt whether one key-value buffer serves all of them (`kv=unified`) or each has its own (`kv=split`)."""
 
     flash: bool
     repack: bool
     unified: bool = False
 
     def text(self, case):
-        """`fa=off repack=on`, with `kv=` for branches."""
-        on = {True: "on", False: "off"}
-        parts = [f"fa={on[self.flash]}", f"repack={on[self.repack]}"]
-        if case.kind == "branches":
+        """`fa=off repack=on`, with `kv=` where sequences share a prompt."""
+        parts = [f"fa={_on(self.flash)}", f"repack={_on(self.repack)}"]
+        if case.many:
             parts.append("kv=unified" if self.unified else "kv=split")
         return " ".join(parts)
 
 
+def _on(flag):
+    return "on" if flag else "off"
+
+
 def settings_of(case):
     """Every setting worth trying for a case, in a fixed order."""
-    unified = (False, True) if case.kind == "branches" else (False,)
+    unified = (False, True) if case.many else (False,)
     return [Setting(fa, rp, kv) for fa, rp, kv in itertools.product((False, True), (True, False), unified)]
 
 
@@ -112,29 +140,60 @@ def parse_setting(text):
 
 
 def ours_command(inferc, model, threads, case):
-    """Our side: JSON objects on the standard output, for branches one per way of reading the shared prompt. It runs the case
-    once to warm up; one repetition, because it reports the fastest of several and the peer has no such choice."""
+    """Our side: JSON objects on the standard output, where sequences share a prompt one per way of reading it. It runs the
+    case once to warm up; one repetition, because it reports the fastest of several and the peer has no such choice."""
     return [
         *(inferc, "bench", "--kernels", "--model", model, "--threads", str(threads), "--case", str(case)),
         *("--repeat", "1", "--format", "json"),
     ]
 
 
-def profile_command(inferc, threads, output):
-    """Our measurement of the machine; the profile goes to `output`, not to where later plans would be priced with it."""
-    return [inferc, "profile-device", "--threads", str(threads), "-o", output, "--format", "json"]
+def roofs_command(inferc, threads, sets):
+    """Our measurement of what the machine can do at most, with the read bandwidth for working sets of so many bytes."""
+    bytes_ = [x for size in sets for x in ("--bytes", str(size))]
+    return [inferc, "bench", "--roofs", "--threads", str(threads), *bytes_, "--format", "json"]
 
 
-def peer_command(bin_dir, model, threads, case, setting, gen):
-    """The peer's side. `gen`: tokens to decode in a decode case. JSON lines on the standard output. As on our side, the case
-    runs twice and the second run counts."""
-    on = {True: "on", False: "off"}
+def _driver(bin_dir, model, threads, setting, kind):
+    return [
+        *(f"{bin_dir}/peer-driver", "--model", model, "--threads", str(threads), "--flash", _on(setting.flash)),
+        *("--repack", _on(setting.repack), "--kv", "unified" if setting.unified else "split", "--case", kind),
+    ]
+
+
+def peer_command(bin_dir, model, threads, case, setting, gen, state=None):
+    """The peer's side: our driver of the peer's library. `gen`: tokens to decode in a decode case; `state`: where prompts'
+    states are, see `state_command`. A JSON object on the standard output. A part of the work runs first and is not timed."""
+    command = _driver(bin_dir, model, threads, setting, case.kind)
+    if case.kind == "decode":
+        depth = case["depth"]
+        kept = ["--state", state] if state and depth else []
+        return [*command, "--depth", str(depth), "--gen", str(gen), "--warm", str(max(4, gen // 4)), *kept]
+    if case.kind == "prefill":
+        return [*command, "--prompt", str(case["n"]), "--warm", str(min(case["n"], 512))]
+    n, prompt, each = case.values
+    size, warm = ("--gen", max(2, each // 16)) if case.kind == "branches" else ("--len", 4)
+    return [*command, "--n", str(n), "--prompt", str(prompt), size, str(each), "--warm", str(warm)]
+
+
+def state_command(bin_dir, model, threads, flash, lengths, state):
+    """Computes one prompt with the peer and writes its state after each of so many tokens to the files `state`.LENGTH. Decode
+    cases read them back, so that a deep cache is computed once for all runs; its values do not change the work of a run."""
+    command = _driver(bin_dir, model, threads, Setting(flash, True), "state")
+    return [*command, "--depth", str(max(lengths)), "--lengths", ",".join(map(str, lengths)), "--state", state]
+
+
+def tool_command(bin_dir, model, threads, case, setting, gen):
+    """The same case by the peer's own benchmark tools, or None where it has none (score): what the driver is checked against.
+    JSON lines on the standard output; the last one counts."""
+    if case.kind == "score":
+        return None
     if case.kind == "branches":
         return _batched_command(bin_dir, model, threads, case, setting)
     work = ["-p", str(case["n"]), "-n", "0"] if case.kind == "prefill" else ["-p", "0", "-n", str(gen), "-d", str(case["depth"])]
     return [
         *(f"{bin_dir}/llama-bench", "-m", model, "-t", str(threads), *work),
-        *("-fa", on[setting.flash], "--repack", str(int(setting.repack)), "-r", "2", "-o", "jsonl"),
+        *("-fa", _on(setting.flash), "--repack", str(int(setting.repack)), "-r", "2", "-o", "jsonl"),
     ]
 
 
@@ -149,7 +208,7 @@ def _batched_command(bin_dir, model, threads, case, setting):
     return [
         *(f"{bin_dir}/llama-batched-bench", "-m", model, "-t", str(threads), "-tb", str(threads), "-c", str(context)),
         *("-b", "2048", "-ub", "512", "-npp", str(prompt), "-ntg", str(gen), "-npl", f"{n},{n}", "-pps"),
-        *("-fa", "on" if setting.flash else "off", "--repack" if setting.repack else "--no-repack"),
+        *("-fa", _on(setting.flash), "--repack" if setting.repack else "--no-repack"),
         *("-kvu" if setting.unified else "-no-kvu", "--output-format", "jsonl"),
     ]
 

@@ -1,8 +1,7 @@
-"""The machine under the benchmark: which CPUs to pin to, what it is, how busy others keep it, and how much of the roof a
-figure reaches. Linux only (it reads /proc and /sys). Changes nothing.
+"""The machine under the benchmark: which CPUs to pin to, what it is, and how busy others keep it. Linux only (it reads /proc
+and /sys). Changes nothing.
 """
 
-import math
 import os
 import platform
 import time
@@ -92,30 +91,6 @@ def wait_until_quiet(cpus, limit, patience):
         time.sleep(0.4)
         if meter.foreign_share() <= limit or time.monotonic() >= deadline:
             return
-
-
-def read_bandwidth(profile, threads, working_set):
-    """Bytes per second that `threads` threads read from a working set of `working_set` bytes, by a device profile's own
-    measurements; None when the profile holds none for that many threads.
-
-    A profile has `bandwidth` (peak of the whole machine), `threads`, and `read`: by working set, for one thread and for
-    all. Between two measured sizes the rate is interpolated over the logarithm of the size.
-    """
-    whole = profile.get("threads", threads)
-    points = sorted((p["bytes"], p["one_thread"], p["all_threads"]) for p in profile.get("read") or [])
-    if not points:
-        return profile.get("bandwidth") if threads == whole else None
-
-    def rate(point):
-        return point[2] if threads >= whole else min(point[2], point[1] * threads)
-
-    if working_set <= points[0][0]:
-        return rate(points[0])
-    for low, high in zip(points, points[1:]):
-        if working_set <= high[0]:
-            part = math.log(working_set / low[0]) / math.log(high[0] / low[0])
-            return rate(low) + (rate(high) - rate(low)) * part
-    return rate(points[-1])
 
 
 def _read(path):

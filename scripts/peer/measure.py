@@ -1,24 +1,28 @@
 """Runs both sides of a case and turns what they print into samples.
 
-A measurement of a case is: choose the peer's fastest setting, then repeat ours and the peer's in turn (the side that goes
-first alternates, so that drift of the machine falls on both), each in a process of its own, pinned to the same CPUs.
-Takes a Session and a Case; returns plain data for the report; prints nothing but progress.
+A measurement of a case is: measure the machine's roofs, choose the peer's fastest setting by short trials, then repeat ours
+and the peer's in turn (the side that goes first alternates, so that drift of the machine falls on both), each in a process of
+its own, pinned to the same CPUs. Takes a Session and cases; returns plain data for the report; prints nothing but progress.
 """
 
+import hashlib
 import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cases import DEFAULT_GEN, Setting, ours_command, peer_command, profile_command, settings_of
-from machine import Busy, read_bandwidth, wait_until_quiet
+from cases import DEFAULT_GEN, Setting, ours_command, peer_command, roofs_command, settings_of, state_command, tool_command
+from machine import Busy, allowed_cpus, wait_until_quiet
+from roof import roof_of, working_sets
 
-# Settings within this factor of the fastest try stay in the interleaved runs; the one with the best median is reported.
+# A setting whose trial is this many times slower than the fastest is out; those nearer are tried again, interleaved.
+_HOPELESS = 1.5
+_AGAIN = 2
+# Settings within this factor of the fastest after that stay in the interleaved runs; the one with the best median is reported.
 _CLOSE = 0.9
 _MAX_SETTINGS = 2
 
@@ -46,6 +50,7 @@ class Session:
     quiet: float
     sides: tuple
     fixed_setting: object = None
+    states: object = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def parse_ours(text, case, share):
             rate, seconds, tokens = float(value["tokens_per_second"]), float(value["seconds"]), int(value["tokens"])
         except (KeyError, TypeError, ValueError) as error:
             raise BenchError(f"our side's result for {case} lacks a number: {error}") from error
-        mode = f"prefix={value['prefix']}" if case.kind == "branches" and "prefix" in value else ""
+        mode = f"prefix={value['prefix']}" if case.many and "prefix" in value else ""
         if mode in found:
             raise BenchError(f"our side printed two results for {case}")
         found[mode] = _checked("ours", case, Sample(rate, seconds, tokens, share, value.get("rows")))
@@ -132,14 +137,16 @@ def parse_ours(text, case, share):
 
 
 def parse_peer(text, case, share):
-    """Reads the peer's sample of a case: the last of llama-bench's runs, or of llama-batched-bench's (its decode part
-    alone)."""
+    """Reads the peer's sample of a case: the driver's, or the last of llama-bench's runs, or of llama-batched-bench's (its
+    decode part alone)."""
     sample = None
     for value in json_values(text):
         try:
-            if case.kind == "branches" and "speed_tg" in value:
+            if value.get("driver") == case.kind:
+                tokens, seconds = int(value["tokens"]), float(value["seconds"])
+            elif case.kind == "branches" and "speed_tg" in value:
                 tokens, seconds = int(value["tg"]) * int(value["pl"]), float(value["t_tg"])
-            elif case.kind != "branches" and value.get("samples_ns"):
+            elif not case.many and value.get("samples_ns"):
                 tokens = int(value["n_prompt"]) + int(value["n_gen"])
                 seconds = float(value["samples_ns"][-1]) / 1e9
             else:
@@ -161,22 +168,22 @@ def _checked(side, case, sample):
             f"{side}: {case}: {sample.tokens} tokens in {sample.seconds} s are not {sample.tokens_per_second} tokens per second"
         )
     expected = case.expected_tokens()
-    # One token per branch may come from the prompt's own pass.
-    slack = case["n"] if case.kind == "branches" else 0
-    if expected is not None and not expected - slack <= sample.tokens <= expected:
+    if expected is not None and sample.tokens != expected:
         raise BenchError(f"{side}: {case}: did {sample.tokens} tokens of work, not {expected}")
     return sample
 
 
 def measure_cases(session, cases, progress):
     """Measures the cases in turn; a case that fails has `case` and `error` in its record, and the others still run."""
-    records = []
-    for case in cases:
-        try:
-            records.append(_measure_case(session, case, progress))
-        except BenchError as error:
-            records.append({"case": str(case), "error": str(error)})
-    return records
+    return [measure_case(session, case, cases, progress) for case in cases]
+
+
+def measure_case(session, case, cases, progress):
+    """Measures one of `cases`, whose depths share the peer's computed prompt; the record of a failure has `error`."""
+    try:
+        return _measure_case(session, case, cases, progress)
+    except BenchError as error:
+        return {"case": str(case), "error": str(error)}
 
 
 class Retries:
@@ -199,15 +206,16 @@ class Retries:
             self.used += 1
 
 
-def _measure_case(session, case, progress):
-    roof = _measure_roof(session, progress) if "ours" in session.sides else None
+def _measure_case(session, case, cases, progress):
+    begun = time.monotonic()
     retries = Retries(session)
     gen, settings, tried = DEFAULT_GEN, [], []
     if "ours" in session.sides:
         progress(f"{case}: ours, warm-up")
-        gen = max(8, next(iter(_ours(session, case).values())).tokens)
+        gen = next(iter(_ours(session, case).values())).tokens if case.kind == "decode" else DEFAULT_GEN
     if "peer" in session.sides:
-        settings, tried = _choose_setting(session, case, gen, retries, progress)
+        settings, tried = _choose_setting(session, case, cases, gen, retries, progress)
+    rates = _measure_roofs(session, case, gen, progress) if "ours" in session.sides else None
 
     ours, peers, disturbed = {}, {s: [] for s in settings}, 0
     for turn in range(session.repeats):
@@ -219,8 +227,8 @@ def _measure_case(session, case, progress):
         disturbed += not calm
         for side, sample in runs:
             (peers if isinstance(side, Setting) else ours).setdefault(side, []).append(sample)
-    record = _record(session, case, roof, ours, peers, gen)
-    counts = {"disturbed_repeats": disturbed, "discarded_repeats": retries.used}
+    record = _record(session, case, rates, ours, peers, gen)
+    counts = {"disturbed_repeats": disturbed, "discarded_repeats": retries.used, "took_seconds": time.monotonic() - begun}
     return {**record, **counts, "peer_settings_tried": tried}
 
 
@@ -242,60 +250,109 @@ def _ours(session, case):
 
 
 def _peer(session, case, setting, gen):
-    text, share = run(session, peer_command(session.peer_bin, session.model, session.threads, case, setting, gen))
+    state = _state_files(session, setting.flash) if session.states else None
+    text, share = run(session, peer_command(session.peer_bin, session.model, session.threads, case, setting, gen, state))
     return parse_peer(text, case, share)
 
 
-def _choose_setting(session, case, gen, retries, progress):
-    """Tries every setting; returns the ones worth repeating, fastest first, and the rate of each."""
+def _state_files(session, flash):
+    """Where the peer's prompts for this model are kept; another file, peer or attention has another name."""
+    about = os.stat(session.model)
+    with open(os.path.join(session.peer_bin, "peer-driver"), "rb") as driver:
+        peer = hashlib.sha256(driver.read()).hexdigest()
+    name = f"{os.path.abspath(session.model)} {about.st_size} {about.st_mtime_ns} {peer}"
+    return os.path.join(session.states, f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{'fa' if flash else 'plain'}")
+
+
+def _deep(case):
+    return case.kind == "decode" and case["depth"] > 0
+
+
+def ensure_states(session, cases, flash, progress):
+    """Computes the peer's prompts for the depths of all decode cases, once for all runs of this machine."""
+    depths = sorted({c["depth"] for c in cases if c.kind == "decode" and c["depth"]})
+    if not session.states or not depths:
+        return
+    everyone = replace(session, cpus=sum(allowed_cpus(), []))
+    os.makedirs(session.states, exist_ok=True)
+    state = _state_files(session, flash)
+    if all(os.path.isfile(f"{state}.{depth}") for depth in depths):
+        return
+    progress(f"the peer's prompt of {depths[-1]} tokens, flash attention {'on' if flash else 'off'}")
+    # Not timed, so all cores may help. Depths that exist are written again: the longest needs the others on its way.
+    run(everyone, state_command(session.peer_bin, session.model, len(everyone.cpus), flash, depths, state))
+
+
+def _choose_setting(session, case, cases, gen, retries, progress):
+    """Tries every setting with less work, the promising ones again in turn; returns those worth repeating with all of the
+    work, fastest first, and the rate of each try."""
     if session.fixed_setting is not None:
+        if _deep(case):
+            ensure_states(session, cases, session.fixed_setting.flash, progress)
         return [session.fixed_setting], []
-    tried = []
-    for setting in settings_of(case):
-        progress(f"{case}: peer, trying {setting.text(case)}")
-        rate = 0.0
-        for _ in range(session.tries):
-            (run_once,), _ = retries.undisturbed(lambda s=setting: [(s, _peer(session, case, s, gen))])
-            rate = max(rate, run_once[1].tokens_per_second)
-        tried.append((rate, setting))
-    fastest = sorted(tried, key=lambda t: -t[0])
-    chosen = [s for rate, s in fastest[:_MAX_SETTINGS] if rate >= _CLOSE * fastest[0][0]]
-    return chosen, [{"setting": s.text(case), "tokens_per_second": rate} for rate, s in tried]
+    settings, short = settings_of(case), case.trial()
+    if _deep(case):
+        for flash in sorted({s.flash for s in settings}):
+            ensure_states(session, cases, flash, progress)
+    rates = {setting: [] for setting in settings}
+    for turn in range(session.tries + _AGAIN):
+        if turn >= session.tries:
+            best = max(max(found) for found in rates.values())
+            settings = [s for s in settings if max(rates[s]) * _HOPELESS >= best]
+            if len(settings) == 1:
+                break
+        for setting in settings:
+            progress(f"{case}: peer, trying {setting.text(case)}")
+            (done,), _ = retries.undisturbed(lambda s=setting: [(s, _peer(session, short, s, max(8, gen // 4)))])
+            rates[setting].append(done[1].tokens_per_second)
+    # The median of all tries of a setting: one lucky or unlucky try decides nothing.
+    ranked = sorted(settings, key=lambda s: -statistics.median(rates[s]))
+    best = statistics.median(rates[ranked[0]])
+    chosen = [s for s in ranked[:_MAX_SETTINGS] if statistics.median(rates[s]) >= _CLOSE * best]
+    tried = [{"setting": s.text(case), "case": str(short), "tokens_per_second": found} for s, found in rates.items()]
+    return chosen, tried
 
 
-def _measure_roof(session, progress):
-    """The machine's read bandwidth, by our own profile of it, or None when the command is not there."""
-    progress("read bandwidth")
+def _measure_roofs(session, case, gen, progress):
+    """The machine's rates just before the runs, or None when our binary cannot measure them."""
+    progress(f"{case}: roofs")
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            command = profile_command(session.inferc, session.threads, os.path.join(folder, "profile.json"))
-            text, share = run(session, command)
+        sets = working_sets(session.model_bytes, [case], gen)
+        text, share = run(session, roofs_command(session.inferc, session.threads, sets))
     except BenchError as error:
-        print(f"bench-peer: no roof: {error}", file=sys.stderr)
+        print(f"bench-peer: no roofs: {error}", file=sys.stderr)
         return None
     for value in json_values(text):
-        for profile in (value, *(v for v in value.values() if isinstance(v, dict))):
-            if isinstance(profile.get("bandwidth"), (int, float)) and profile["bandwidth"] > 0:
-                return {"profile": profile, "foreign_share": share, "at": time.time()}
-    print("bench-peer: no roof: profile-device printed no `bandwidth`", file=sys.stderr)
+        if value.get("int8_macs_per_second"):
+            return {**value, "foreign_share": share, "at": time.time()}
+    print("bench-peer: no roofs: our binary printed none", file=sys.stderr)
     return None
 
 
-def roof_rate(session, case, roof, gen):
-    """Tokens per second at which the step's bytes alone fill the read bandwidth (each byte read once per step, 16-bit keys
-    and values, a shared prompt once for all branches); None for prefill or without a profile. Returns also the bytes and
-    the bandwidth."""
-    if roof is None or case.kind == "prefill":
+def check_driver(session, case, setting, cases, progress):
+    """The same case at the same setting by our driver of the peer and by the peer's own tool, in turn: the driver must not
+    be slower. Returns a record, with `error` when a side failed; None for a case that no tool of the peer has."""
+    command = tool_command(session.peer_bin, session.model, session.threads, case, setting, DEFAULT_GEN)
+    if command is None:
         return None
-    if case.kind == "branches":
-        rows, positions = case["n"], case["prompt"] + case["n"] * case["gen"] / 2
-    else:
-        rows, positions = 1, case["depth"] + gen / 2
-    needed = session.model_bytes.per_step(positions)
-    bandwidth = read_bandwidth(roof["profile"], session.threads, needed)
-    if not bandwidth:
-        return None
-    return {"tokens_per_second": rows * bandwidth / needed, "bytes_per_step": needed, "bandwidth": bandwidth}
+    driver, tool, retries = [], [], Retries(session)
+    try:
+        ensure_states(session, cases, setting.flash, progress)
+        for turn in range(session.repeats):
+            progress(f"{case}: driver beside the peer's own tool, {turn + 1} of {session.repeats}")
+
+            def both():
+                text, share = run(session, command)
+                return [("tool", parse_peer(text, case, share)), ("driver", _peer(session, case, setting, DEFAULT_GEN))]
+
+            done, _ = retries.undisturbed(both)
+            tool.append(done[0][1].tokens_per_second)
+            driver.append(done[1][1].tokens_per_second)
+    except BenchError as error:
+        return {"case": str(case), "error": str(error)}
+    ratios = [d / t for d, t in zip(driver, tool)]
+    record = {"case": str(case), "peer_setting": setting.text(case), "tool": os.path.basename(command[0])}
+    return {**record, "driver_rate": spread(driver), "tool_rate": spread(tool), "ratio": spread(ratios)}
 
 
 def spread(values):
@@ -305,11 +362,11 @@ def spread(values):
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "repeats": len(values)}
 
 
-def _record(session, case, roof, ours_by_mode, peers, gen):
+def _record(session, case, rates, ours_by_mode, peers, gen):
     mode, best = _fastest(ours_by_mode), _fastest(peers)
     ours, theirs = ours_by_mode.get(mode, []), peers.get(best, [])
     ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, theirs)]
-    limit = roof_rate(session, case, roof, gen)
+    limit = roof_of(session.model_bytes, case, rates, gen)
     ours_spread = spread([s.tokens_per_second for s in ours])
     peer_spread = spread([s.tokens_per_second for s in theirs])
 

@@ -1,7 +1,8 @@
-"""Reads from a GGUF header what the bandwidth roof needs: bytes of weights that one decode step reads, and bytes of keys
-and values per position. Takes a path; returns a ModelBytes; does not read the weights, and prices no arithmetic.
+"""Reads from a GGUF header what roofs need: bytes of weights that one decode step reads, bytes of keys and values per
+position, and the products of matrices and of attention. Takes a path; returns a ModelBytes; does not read the weights.
 """
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -17,11 +18,16 @@ class ModelError(Exception):
 @dataclass(frozen=True)
 class ModelBytes:
     """`weights`: bytes that a decode step reads (the embedding table counts only where it is also the output matrix).
-    `kv_per_position`: bytes of keys and values per position with 16-bit elements."""
+    `kv_per_position`: bytes of keys and values per position with 16-bit elements. Products (multiply-adds): `layer_macs` of
+    all layers' matrices per token, `head_macs` of the output matrix per token whose logits are wanted, `attention_macs` of
+    one token with one cached position."""
 
     architecture: str
     weights: int
     kv_per_position: int
+    layer_macs: int
+    head_macs: int
+    attention_macs: int
 
     def per_step(self, positions):
         """Bytes of one decode step over `positions` cached positions, each byte read once."""
@@ -78,18 +84,28 @@ def read_model(path):
         for _ in range(pairs):
             key = reader.text()
             meta[key] = reader.value(reader.number("I"))
-        offsets = {}
+        offsets, shapes = {}, {}
         for _ in range(tensors):
             name = reader.text()
-            for _ in range(reader.number("I")):
-                reader.number("Q")
+            dims = reader.number("I")
+            if dims > 8:
+                raise ModelError(f"{path}: a tensor of {dims} dimensions is not credible")
+            shapes[name] = [reader.number("Q") for _ in range(dims)]
             reader.number("I")
             offsets[name] = reader.number("Q")
         align = meta.get("general.alignment", 32) or 32
         data = -(-file.tell() // align) * align
         file.seek(0, 2)
         total = file.tell() - data
-    return ModelBytes(meta.get("general.architecture", "unknown"), _weights(path, offsets, total), _kv_per_position(path, meta))
+    kv, attention = _attention(path, meta)
+    layers, head = _macs(shapes)
+    return ModelBytes(meta.get("general.architecture", "unknown"), _weights(path, offsets, total), kv, layers, head, attention)
+
+
+def _macs(shapes):
+    sizes = {name: math.prod(shape) for name, shape in shapes.items() if len(shape) == 2}
+    head = sizes.get("output.weight") or sizes.get("token_embd.weight") or 0
+    return sum(size for name, size in sizes.items() if name not in ("output.weight", "token_embd.weight")), head
 
 
 def _weights(path, offsets, total):
@@ -103,7 +119,8 @@ def _weights(path, offsets, total):
     return total - (end - start)
 
 
-def _kv_per_position(path, meta):
+def _attention(path, meta):
+    """Bytes of keys and values per position, and products of a token with it."""
     arch = meta.get("general.architecture", "")
     try:
         layers = meta[f"{arch}.block_count"]
@@ -112,7 +129,8 @@ def _kv_per_position(path, meta):
         first = heads[0] if isinstance(heads, tuple) else heads
         head = meta[f"{arch}.embedding_length"] // first
         width = meta.get(f"{arch}.attention.key_length", head) + meta.get(f"{arch}.attention.value_length", head)
-        per_layer = sum(kv_heads) if isinstance(kv_heads, tuple) else layers * kv_heads
-        return per_layer * width * 2
+        kept = sum(kv_heads) if isinstance(kv_heads, tuple) else layers * kv_heads
+        asked = sum(heads) if isinstance(heads, tuple) else layers * heads
+        return kept * width * 2, asked * width
     except (KeyError, TypeError, ZeroDivisionError, IndexError) as error:
         raise ModelError(f"{path}: the metadata lack the attention shape ({error})") from error

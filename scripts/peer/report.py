@@ -2,7 +2,7 @@
 
 import json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def as_json(header, records):
@@ -27,9 +27,19 @@ def as_text(header, records):
     if measured:
         lines += ["", *_table(measured), ""]
         lines += [_settings(r) for r in measured if r["peer_setting"] or r["ours_setting"]]
+        lines += _roofs(measured)
         lines += _notes(measured)
     lines += [f"\n{r['case']} failed: {r['error']}" for r in records if "error" in r]
     return "\n".join(lines)
+
+
+def _roofs(records):
+    return [
+        f"{r['case']}: {r['roof']['bytes_per_step'] / 1e6:.1f} MB a step at {r['roof']['bytes_per_second'] / 1e9:.1f} GB/s; int8 "
+        f"{r['roof']['int8_macs_per_second'] / 1e9:.0f}, f32 {r['roof']['f32_macs_per_second'] / 1e9:.0f} billion products per second"
+        for r in records
+        if r["roof"]
+    ]
 
 
 def _settings(record):
@@ -42,7 +52,7 @@ def _load(load):
 
 
 def _table(records):
-    head = ["case", "ours tok/s", "peer tok/s", "ratio", "floor", "roof tok/s", "ours/roof", "peer/roof", "others' CPU"]
+    head = ["case", "ours tok/s", "peer tok/s", "ratio", "floor", "roof tok/s", "bound by", "ours/roof", "peer/roof", "others' CPU"]
     rows = [head]
     for r in records:
         share = r["share_of_roof"]
@@ -54,6 +64,7 @@ def _table(records):
                 _spread(r["ratio"], 2, "×"),
                 f"{r['floor']:.1f}×" if r["floor"] else "–",
                 f"{r['roof']['tokens_per_second']:.0f}" if r["roof"] else "–",
+                r["roof"]["bound"] if r["roof"] else "–",
                 _percent(share["ours"]),
                 _percent(share["peer"]),
                 f"{_percent(r['disturbance']['median'])} ({_percent(r['disturbance']['max'])})",
@@ -78,10 +89,11 @@ def _notes(records):
     repeats = ", ".join(map(str, sorted(counts)))
     notes = [
         "",
-        f"Median (least–greatest) of {repeats} interleaved repeats; the ratio is taken pair by pair. A repeat is the second of",
-        "two runs in one process, on either side. Branches: tokens of all branches over the time of decoding alone, the prompt's",
-        "own pass excluded. Roof: the machine's read bandwidth, measured just before, over the bytes of a step (the file's",
-        "weights and 16-bit keys and values, each read once).",
+        f"Median (least–greatest) of {repeats} interleaved repeats; the ratio is taken pair by pair. On either side a part of the",
+        "work runs first in the same process and is not timed, nor is a prompt that was cached before. Our decode and branches",
+        "sample every token, the peer's compute the logits only. Roof: the longer of reading the step's bytes (weights as in the",
+        "file and 16-bit keys and values, each once) and computing its products (matrices in int8, attention in f32), at rates that",
+        "were measured on the same CPUs just before.",
     ]
     discarded, disturbed = (sum(r[k] for r in records) for k in ("discarded_repeats", "disturbed_repeats"))
     if discarded:

@@ -12,42 +12,55 @@ import struct
 import subprocess
 import tempfile
 import unittest
+import xml.etree.ElementTree
 
 import bench
 import cases
+import document
 import machine
 import measure
 import model
+import performance
+import plot
+import roof
+import suite
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-# Stands for our binary, llama-bench and llama-batched-bench. Rates: ours 300; the peer 50, and 100 without flash attention
-# but with repacked weights (and one buffer for all sequences, where there is that choice).
+# Stands for our binary, the driver and llama-bench. Rates: ours 300; the peer 50, and 100 without flash attention but with
+# repacked weights (and one buffer for all sequences, where there is that choice); 90 is near that, without repacking.
 STAND_IN = """#!/usr/bin/env python3
 import json, os, sys
 args = sys.argv[1:]
 name = os.path.basename(sys.argv[0])
 def after(flag): return args[args.index(flag) + 1]
 with open(os.environ["LOG"], "a") as log: log.write(" ".join([name, *args, str(sorted(os.sched_getaffinity(0)))]) + "\\n")
-if name == "inferc" and args[0] == "profile-device":
-    open(after("-o"), "w").close()
-    print(json.dumps({"format_version": 1, "profile": {"bandwidth": 1e6, "threads": 1, "read": []}}))
+if name == "inferc" and "--roofs" in args:
+    sizes = [int(args[i + 1]) for i, a in enumerate(args) if a == "--bytes"]
+    read = [{"bytes": s, "bytes_per_second": 1e6} for s in sizes]
+    print(json.dumps({"format_version": 1, "threads": 1, "read": read, "int8_macs_per_second": 2e5, "f32_macs_per_second": 1e5}))
 elif name == "inferc":
     case = after("--case")
     if os.environ.get("OURS") == "crash": sys.exit("no such case: " + case)
-    tokens = {"d": 64, "b": 512, "p": 512}[case[0]] // int(os.environ.get("SHORT", "1"))
+    tokens = {"d": 64, "b": 512, "p": 512, "s": 2048}[case[0]] // int(os.environ.get("SHORT", "1"))
     print("loading")
-    for prefix, rate in (("shared", 200), ("cascade", 300)) if case[0] == "b" else (("shared", 300),):
+    for prefix, rate in (("shared", 200), ("cascade", 300)) if case[0] in "bs" else (("shared", 300),):
         print(json.dumps({"case": case, "prefix": prefix, "tokens_per_second": rate, "seconds": tokens / rate, "tokens": tokens}))
 elif name == "llama-bench":
-    rate = 100 if after("-fa") == "off" and after("--repack") == "1" else 50
     p, n = int(after("-p")), int(after("-n"))
-    print(json.dumps({"n_prompt": p, "n_gen": n, "samples_ns": [1, int((p + n) / rate * 1e9)]}))
+    print(json.dumps({"n_prompt": p, "n_gen": n, "samples_ns": [1, int((p + n) / 100 * 1e9)]}))
 else:
-    rate = 100 if after("-fa") == "off" and "--repack" in args and "-kvu" in args else 50
-    tg = int(after("-ntg"))
-    for run, pl in enumerate(after("-npl").split(",")):
-        print("\\n" + json.dumps({"pl": int(pl), "tg": tg, "t_tg": int(pl) * tg / rate * run, "speed_tg": rate}) + "\\n")
+    kind = after("--case")
+    if kind == "state":
+        for length in after("--lengths").split(","): open(after("--state") + "." + length, "w").close()
+        sys.exit()
+    if "--state" in args: open(after("--state") + "." + after("--depth")).close()
+    many = kind in ("branches", "score")
+    rate = 100 if after("--flash") == "off" and (not many or after("--kv") == "unified") else 50
+    if rate == 100 and after("--repack") == "off": rate = 95
+    tokens = {"decode": lambda: int(after("--gen")), "prefill": lambda: int(after("--prompt")),
+        "branches": lambda: int(after("--n")) * int(after("--gen")), "score": lambda: int(after("--n")) * int(after("--len"))}[kind]()
+    print("\\n" + json.dumps({"driver": kind, "tokens": tokens, "seconds": tokens / rate, "logprob": -1.0}) + "\\n")
 """
 
 
@@ -64,7 +77,7 @@ def gguf(tied):
     sizes = {"token_embd.weight": 640, "blk.0.w": 128, **({} if tied else {"output.weight": 640})}
     tensors, offset = [], 0
     for name, size in sizes.items():
-        tensors.append(string(name) + struct.pack("<IQIQ", 1, size // 4, 0, offset))
+        tensors.append(string(name) + struct.pack("<IQQIQ", 2, 16, size // 64, 0, offset))
         offset += size
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join(pairs + tensors)
     return head + b"\0" * (-len(head) % 32) + b"\1" * offset
@@ -74,6 +87,17 @@ class Cases(unittest.TestCase):
     def test_text_round_trips(self):
         for text in (*cases.DEFAULT_CASES, "branches:n=32,prompt=1,gen=1"):
             self.assertEqual(str(cases.parse_case(text)), text)
+
+    def test_a_trial_is_the_same_kind_of_work_and_less(self):
+        for text in (*cases.DEFAULT_CASES, "prefill:n=2048", "prefill:n=7"):
+            case = cases.parse_case(text)
+            short = case.trial()
+            self.assertEqual((short.kind, len(short.values)), (case.kind, len(case.values)))
+            self.assertTrue(all(a <= b for a, b in zip(short.values, case.values)), text)
+            for field in ("depth", "prompt"):
+                if field in text:
+                    self.assertEqual(short[field], case[field])
+        self.assertEqual(str(cases.parse_case("branches:n=32,prompt=512,gen=64").trial()), "branches:n=32,prompt=512,gen=8")
 
     def test_every_floor_names_a_standard_case(self):
         self.assertEqual(set(cases.FLOORS), set(cases.DEFAULT_CASES))
@@ -90,7 +114,7 @@ class Cases(unittest.TestCase):
     def test_context_holds_the_work(self):
         case = cases.parse_case("branches:n=8,prompt=512,gen=64")
         for setting in cases.settings_of(case):
-            command = cases.peer_command("bin", "m", 2, case, setting, 0)
+            command = cases.tool_command("bin", "m", 2, case, setting, 0)
             self.assertGreater(int(command[command.index("-c") + 1]), 512 + 512 if setting.unified else 8 * 576)
 
 
@@ -110,6 +134,12 @@ class Model(unittest.TestCase):
         self.assertEqual(self.read(gguf(tied=False)).weights, 768)
         # 2 layers × 2 heads × (4 + 4) elements of two bytes.
         self.assertEqual(self.read(gguf(tied=True)).per_step(10), 768 + 10 * 64)
+
+    def test_products_of_matrices_and_attention(self):
+        for tied in (True, False):
+            sizes = self.read(gguf(tied))
+            # 2 layers × 4 heads × (4 + 4).
+            self.assertEqual((sizes.layer_macs, sizes.head_macs, sizes.attention_macs), (32, 160, 64))
 
     def test_every_truncated_header_is_an_error(self):
         whole = gguf(tied=True)
@@ -131,18 +161,43 @@ class Machine(unittest.TestCase):
             with self.assertRaises(ValueError, msg=text):
                 machine.parse_cpus(text)
 
-    def test_bandwidth_between_measured_sizes(self):
-        read = [{"bytes": 1e6, "one_thread": 30.0, "all_threads": 60.0}, {"bytes": 1e8, "one_thread": 10.0, "all_threads": 20.0}]
-        profile = {"threads": 4, "bandwidth": 99.0, "read": read}
-        self.assertEqual(machine.read_bandwidth(profile, 4, 1e5), 60.0)
-        self.assertAlmostEqual(machine.read_bandwidth(profile, 4, 1e7), 40.0)
-        self.assertEqual(machine.read_bandwidth(profile, 1, 1e9), 10.0)
-        self.assertEqual(machine.read_bandwidth(profile, 2, 1e9), 20.0)
-        self.assertIsNone(machine.read_bandwidth({"threads": 4, "bandwidth": 99.0}, 1, 1e9))
-
     def test_own_work_is_not_foreign(self):
         meter = machine.Busy(sorted(os.sched_getaffinity(0)))
         self.assertEqual(meter.foreign_share(own_seconds=1e9), 0.0)
+
+
+class Roof(unittest.TestCase):
+    sizes = model.ModelBytes("llama", 1000, 10, 100, 50, 4)
+
+    def needs(self, text, gen=64):
+        return roof.needs(self.sizes, cases.parse_case(text), gen)
+
+    def test_bandwidth_between_measured_sizes(self):
+        rates = {"read": [{"bytes": 1e8, "bytes_per_second": 20.0}, {"bytes": 1e6, "bytes_per_second": 60.0}]}
+        self.assertEqual(roof.bandwidth(rates, 1e5), 60.0)
+        self.assertAlmostEqual(roof.bandwidth(rates, 1e7), 40.0)
+        self.assertEqual(roof.bandwidth(rates, 1e9), 20.0)
+        self.assertIsNone(roof.bandwidth({}, 1e9))
+
+    def test_work_of_a_step(self):
+        self.assertEqual(self.needs("decode:depth=8", 4), {"rows": 1, "bytes": 1100, "int8_macs": 150, "f32_macs": 40})
+        # The prompt is read once for all branches, attended by each.
+        branches = self.needs("branches:n=3,prompt=8,gen=4")
+        self.assertEqual(branches, {"rows": 3, "bytes": 1000 + 10 * (8 + 6), "int8_macs": 450, "f32_macs": 3 * 10 * 4})
+        # One row of logits; row i attends i positions.
+        self.assertEqual(self.needs("prefill:n=9"), {"rows": 9, "bytes": 1090, "int8_macs": 950, "f32_macs": 9 * 5 * 4})
+        score = self.needs("score:n=2,prompt=8,len=3")
+        self.assertEqual(score, {"rows": 6, "bytes": 1000 + 10 * 14, "int8_macs": 900, "f32_macs": 6 * 10 * 4})
+
+    def test_the_longer_of_reading_and_arithmetic_binds(self):
+        rates = {"read": [{"bytes": 1, "bytes_per_second": 1100.0}], "int8_macs_per_second": 300.0, "f32_macs_per_second": 400.0}
+        limit = roof.roof_of(self.sizes, cases.parse_case("decode:depth=8"), rates, 4)
+        self.assertEqual((limit["bound"], limit["tokens_per_second"]), ("reading", 1.0))
+        rates["int8_macs_per_second"] = 100.0
+        limit = roof.roof_of(self.sizes, cases.parse_case("decode:depth=8"), rates, 4)
+        self.assertEqual(limit["bound"], "arithmetic")
+        self.assertAlmostEqual(limit["tokens_per_second"], 1 / 1.6)
+        self.assertIsNone(roof.roof_of(self.sizes, cases.parse_case("decode:depth=8"), {"read": []}, 4))
 
 
 class Parsing(unittest.TestCase):
@@ -161,66 +216,94 @@ class Parsing(unittest.TestCase):
             measure.parse_peer("error: out of memory", self.case, 0.0)
 
 
-class WholeRun(unittest.TestCase):
+class StandIns(unittest.TestCase):
+    """A folder with stand-ins for both sides and a small model under the name of the suite's first."""
+
     def setUp(self):
         self.dir = tempfile.TemporaryDirectory()
         self.addCleanup(self.dir.cleanup)
         root = self.dir.name
         os.makedirs(os.path.join(root, ".cache/peer/bin"))
-        for name in ("inferc", ".cache/peer/bin/llama-bench", ".cache/peer/bin/llama-batched-bench"):
+        for name in ("inferc", *(f".cache/peer/bin/{tool}" for tool in ("llama-bench", "llama-batched-bench", "peer-driver"))):
             path = os.path.join(root, name)
             with open(path, "w", encoding="utf-8") as file:
                 file.write(STAND_IN)
             os.chmod(path, os.stat(path).st_mode | stat.S_IXUSR)
         with open(os.path.join(root, ".cache/peer/peer.json"), "w", encoding="utf-8") as file:
             json.dump({"engine": "llama.cpp", "version": "0", "package": "p 1", "compiler": "c 1", "amx": False}, file)
-        with open(os.path.join(root, "m.gguf"), "wb") as file:
+        self.model = os.path.join(root, suite.MODELS["smollm2"][1])
+        with open(self.model, "wb") as file:
             file.write(gguf(tied=True))
         self.log = os.path.join(root, "log")
         self.environment = {"LOG": self.log}
 
-    def run_bench(self, *extra):
+    def run_main(self, main, *extra):
         root = self.dir.name
-        common = ["--root", root, "--inferc", f"{root}/inferc", "--model", f"{root}/m.gguf", "--threads", "1"]
         out, err = io.StringIO(), io.StringIO()
         saved = dict(os.environ)
         os.environ.pop("INFERC_PEER_DIR", None)
         os.environ.update(self.environment)
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = bench.main([*common, "--quiet-limit", "1", "--priority", "0", *extra])
+                code = main(["--root", root, "--inferc", f"{root}/inferc", "--quiet-limit", "1", "--priority", "0", *extra])
         finally:
             os.environ.clear()
             os.environ.update(saved)
         return code, out.getvalue(), err.getvalue()
 
+    def logged(self):
+        with open(self.log, encoding="utf-8") as file:
+            return file.read().splitlines()
+
+
+class WholeRun(StandIns):
+    def run_bench(self, *extra):
+        return self.run_main(bench.main, "--model", self.model, "--threads", "1", *extra)
+
     def test_ratios_at_the_peers_best_setting(self):
         code, out, _ = self.run_bench("--format", "json", "--repeats", "2")
         self.assertEqual(code, 0)
         report = json.loads(out)
-        self.assertEqual(report["format_version"], 1)
+        self.assertEqual(report["format_version"], 2)
         self.assertEqual([r["case"] for r in report["cases"]], list(cases.DEFAULT_CASES))
         for record in report["cases"]:
             self.assertTrue(record["peer_setting"].startswith("fa=off repack=on"), record)
             self.assertAlmostEqual(record["ratio"]["median"], 3.0, places=3)
-        self.assertEqual(report["cases"][2]["peer_setting"], "fa=off repack=on kv=unified")
-        self.assertEqual(len(report["cases"][2]["peer_settings_tried"]), 8)
-        self.assertEqual(report["cases"][2]["ours_setting"], "prefix=cascade")
-        self.assertEqual(len(report["cases"][2]["samples"]["ours"]["prefix=shared"]), 2)
-        # Depth 0 and 64 tokens: 32 positions of 64 bytes beside 768 bytes of weights, at a megabyte per second.
-        self.assertAlmostEqual(report["cases"][0]["roof"]["tokens_per_second"], 1e6 / (768 + 32 * 64))
-        self.assertAlmostEqual(report["cases"][0]["share_of_roof"]["ours"], 300 * (768 + 32 * 64) / 1e6)
-        self.assertIsNone(report["cases"][3]["roof"])
+            # The near setting stays in the interleaved runs, the hopeless ones were tried once.
+            self.assertEqual(len(record["samples"]["peer"]), 2)
+            self.assertEqual({len(t["tokens_per_second"]) for t in record["peer_settings_tried"]}, {1, 3})
+        branches = report["cases"][2]
+        self.assertEqual(branches["peer_setting"], "fa=off repack=on kv=unified")
+        self.assertEqual(len(branches["peer_settings_tried"]), 8)
+        self.assertEqual(branches["ours_setting"], "prefix=cascade")
+        self.assertEqual(len(branches["samples"]["ours"]["prefix=shared"]), 2)
+        # Depth 0 and 64 tokens: 32 positions of 64 bytes beside 768 bytes of weights, at a megabyte per second; 192 products
+        # at 2e5, and 32 positions of 64 products at 1e5 take longer.
+        first = report["cases"][0]
+        self.assertEqual(first["roof"]["bound"], "arithmetic")
+        self.assertAlmostEqual(first["roof"]["reading_seconds_per_step"], (768 + 32 * 64) / 1e6)
+        seconds = 192 / 2e5 + 32 * 64 / 1e5
+        self.assertAlmostEqual(first["roof"]["tokens_per_second"], 1 / seconds)
+        self.assertAlmostEqual(first["share_of_roof"]["ours"], 300 * seconds)
+        self.assertTrue(all(r["roof"] for r in report["cases"]))
 
     def test_sides_alternate_and_share_cpus_and_work(self):
         self.run_bench("--case", "decode:depth=7", "--repeats", "2", "--peer-setting", "fa=off,repack=on")
-        with open(self.log, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-        self.assertEqual([line.split()[0] for line in lines[2:]], ["inferc", "llama-bench", "llama-bench", "inferc"])
+        lines = self.logged()
+        self.assertEqual([line.split()[0] for line in lines], ["inferc", "peer-driver", "inferc", "inferc", *["peer-driver"] * 2, "inferc"])
+        self.assertIn("--case state", lines.pop(1))
         self.assertEqual(len({line[line.index("[") :] for line in lines}), 1)
-        self.assertIn("-n 64 -d 7", lines[3])
-        self.assertIn("-r 2", lines[3])
+        self.assertIn("--depth 7 --gen 64 --warm 16 --state", lines[3])
         self.assertIn("--repeat 1", lines[2])
+
+    def test_a_prompts_state_is_computed_once(self):
+        for _ in range(2):
+            self.assertEqual(self.run_bench("--case", "decode:depth=0", "--repeats", "1")[0], 0)
+            self.assertEqual(self.run_bench("--case", "decode:depth=7", "--case", "decode:depth=9", "--repeats", "1")[0], 0)
+        states = [line for line in self.logged() if "--case state" in line]
+        self.assertEqual(len(states), 2)
+        self.assertTrue(all("--lengths 7,9" in line for line in states), states)
+        self.assertEqual(sorted("--flash on" in line for line in states), [False, True])
 
     def test_check_fails_below_the_floor_only(self):
         self.assertEqual(self.run_bench("--repeats", "1", "--check")[0], 0)
@@ -274,6 +357,95 @@ class WholeRun(unittest.TestCase):
             code, out, err = self.run_bench(*extra)
             self.assertEqual((code, out), (2, ""), extra)
             self.assertIn("bench-peer: ", err)
+
+
+class Plots(unittest.TestCase):
+    def test_plots_are_well_formed_and_hold_every_row(self):
+        bars = plot.ratio_bars("a < b", [("one & two", 2.0, 1.5, 40.0, 4.0), ("slow", 0.4, 0.1, 0.6, None)])
+        lines = plot.rates_over_depth("t", [("ours", "a", [(0, 300.0), (7900, 30.0)]), ("roof", "c", [(0, 999.0)])])
+        for text, words in ((bars, ("one & two", "slow", "2.0× (1.5–40.0)")), (lines, ("7900", "ours", "roof"))):
+            tree = xml.etree.ElementTree.fromstring(text)
+            shown = [node.text for node in tree.iter() if node.tag.endswith("}text")]
+            for word in words:
+                self.assertIn(word, shown)
+            width, height = (float(tree.get(k)) for k in ("width", "height"))
+            for node in tree.iter():
+                for name, limit in (("x1", width), ("x2", width), ("cx", width), ("y1", height), ("y2", height), ("cy", height)):
+                    self.assertTrue(0 <= float(node.get(name, 0)) <= limit, (name, node.attrib))
+            self.assertIn("prefers-color-scheme: dark", text)
+
+
+class Documents(StandIns):
+    def perform(self, *extra):
+        root = self.dir.name
+        return self.run_main(performance.main, "--folder", root, "--output", f"{root}/docs", "--models", "smollm2", *extra)
+
+    def read(self, name):
+        with open(os.path.join(self.dir.name, "docs", name), encoding="utf-8") as file:
+            return file.read()
+
+    def test_a_run_in_parts_makes_the_whole_document(self):
+        few = ("--threads", "1", "--repeats", "1")
+        self.assertEqual(self.perform(*few, "--cases", "depth=0")[0], 0)
+        self.assertEqual(self.perform(*few, "--cases", "depth=2048,n=512", "--resume")[0], 0)
+        text = self.read("performance.md")
+        rows = [line for line in text.splitlines() if line.startswith("| SmolLM2 | ") and "3.00× [3.00, 3.00]" in line]
+        self.assertEqual(["depth 0" in rows[0], "depth 2048" in rows[1], "prefill of 512" in rows[2], len(rows)], [True, True, True, 3])
+        # Three times the peer: above 1.6 and 2.1 (but the roof is too low to be true here), exactly 3, below 4.
+        self.assertEqual([row.split(" | ")[6] for row in rows], ["yes, and the stretch", "yes", "**no**"])
+        missed = text[text.index("## What is missed") :]
+        self.assertIn("**SmolLM2, prefill of 512, 1 thread**: 3.00× where 4× is aimed at", missed)
+        self.assertIn("llama-bench | 100 | 100 | 1.00 [1.00, 1.00]", text)
+        self.assertIn("fa=off repack=on (100); fa=off repack=off (95); fa=on repack=on (50)", text)
+        for name in ("performance-ratios-1.svg", "performance-depth-1.svg"):
+            self.assertIn(f"]({name})", text)
+            xml.etree.ElementTree.fromstring(self.read(name))
+        before = len(self.logged())
+        self.assertEqual(self.perform(*few, "--cases", "depth=0,depth=2048,n=512", "--resume")[0], 0)
+        self.assertEqual(self.perform("--write-only")[0], 0)
+        self.assertEqual((len(self.logged()), self.read("performance.md")), (before, text))
+        # Another build measures its rows again.
+        with open(f"{self.dir.name}/inferc", "a", encoding="utf-8") as file:
+            file.write("# another build\n")
+        self.assertEqual(self.perform(*few, "--cases", "depth=0", "--resume")[0], 0)
+        self.assertGreater(len(self.logged()), before)
+
+    def test_a_failed_row_is_named_and_the_others_stay(self):
+        self.assertEqual(self.perform("--quick", "--cases", "prefill:n=512")[0], 0)
+        self.environment["OURS"] = "crash"
+        self.assertEqual(self.perform("--quick", "--cases", "depth=0")[0], 1)
+        text = self.read("performance.md")
+        self.assertIn("## Not measured", text)
+        self.assertIn("SmolLM2, decode, depth 0", text)
+        self.assertIn("prefill of 512", text)
+
+    def test_what_the_roof_forbids_is_said(self):
+        row = suite.Row("smollm2", "decode:depth=0", 4.0)
+        limits = {"tokens_per_second": 300, "bound": "reading", "bytes_per_step": 1e8, "bytes_per_second": 3e10}
+        record = {"ratio": {"median": 2.5}, "peer": {"median": 100}, "roof": limits, "share_of_roof": {"ours": 0.83}}
+        self.assertIn("3.00× of the peer: the target is out of reach here", document._reason(row, record, 2))
+        record["peer"]["median"] = 50
+        self.assertIn("would allow 6.0×; ours reaches 83 % of it", document._reason(row, record, 2))
+
+    def test_wrong_use_is_exit_code_2(self):
+        for extra in (["--models", "gpt"], ["--cases", "x"], ["--threads", "0"], ["--threads", "a"], ["--write-only"], ["--threads", "999"]):
+            code, out, err = self.perform(*extra)
+            self.assertEqual((code, out), (2, ""), extra)
+            self.assertIn("performance: ", err)
+        os.makedirs(f"{self.dir.name}/.cache", exist_ok=True)
+        with open(f"{self.dir.name}/.cache/performance.json", "w", encoding="utf-8") as file:
+            file.write("{")
+        self.assertIn("remove it to start over", self.perform("--write-only")[2])
+
+    def test_every_row_is_a_case_of_a_known_model(self):
+        for row in suite.ROWS:
+            self.assertEqual(str(cases.parse_case(row.case)), row.case)
+            self.assertIn(row.model, suite.MODELS)
+            self.assertTrue(row.stretch is None or row.stretch > row.target)
+        self.assertEqual(len({(r.model, r.case) for r in suite.ROWS}), len(suite.ROWS))
+        for case in suite.DRIVER_CHECKS:
+            self.assertIn(case, [r.case for r in suite.ROWS])
+            self.assertIsNotNone(cases.tool_command("bin", "m", 1, cases.parse_case(case), cases.Setting(True, True), 64))
 
 
 class AmxHeader(unittest.TestCase):

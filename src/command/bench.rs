@@ -1,11 +1,12 @@
-//! `inferc bench`: a strategy on data, with accuracy and predicted beside measured cost; or the kernels of a model.
+//! `inferc bench`: a strategy on data, with accuracy and predicted beside measured cost; or the kernels of a model; or the
+//! machine's roofs.
 
 use super::{FAILED, OK, print, print_json, say};
 use crate::args::{BenchArgs, Format};
 use anyhow::{Context as _, Result, bail};
 use inferc::measure::{self, Case, Measured};
 use inferc::prepare::Prepared;
-use inferc::{engine, grade, inputs, manifest, report};
+use inferc::{engine, grade, inputs, manifest, report, roofs};
 use ir::plan::{Plan, PrefixMode};
 use ir::plan_text::{seconds, three};
 use ir::strategy::Ty;
@@ -19,7 +20,11 @@ use std::sync::atomic::Ordering;
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
-    if args.kernels { kernels(args) } else { strategy(args) }
+    match (args.kernels, args.roofs) {
+        (true, _) => kernels(args),
+        (_, true) => machine_roofs(args),
+        _ => strategy(args),
+    }
 }
 
 /// What all tasks came to.
@@ -233,15 +238,14 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
     )?;
     let mut rows = Vec::new();
     for (name, case) in &cases {
-        let modes: &[PrefixMode] = if matches!(case, Case::Branches { .. }) {
-            &[PrefixMode::Shared, PrefixMode::Cascade]
-        } else {
-            &[PrefixMode::Shared]
-        };
+        let modes: &[PrefixMode] =
+            if case.shares_prompt() { &[PrefixMode::Shared, PrefixMode::Cascade] } else { &[PrefixMode::Shared] };
         for mode in modes {
-            measure::run(&mut model, *case, *mode)?;
+            let mut ready = measure::prepare(&mut model, *case, *mode)?;
+            ready.once(&mut model)?;
             let mut runs: Vec<Measured> =
-                (0..args.repeat.max(1)).map(|_| measure::run(&mut model, *case, *mode)).collect::<Result<_>>()?;
+                (0..args.repeat.max(1)).map(|_| ready.once(&mut model)).collect::<Result<_>>()?;
+            ready.free(&mut model);
             runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
             let best = *runs.first().context("at least one run")?;
             let median = runs[runs.len() / 2];
@@ -272,6 +276,35 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
             for (name, mode, best, median) in &rows {
                 print(&format!("{name:<36} {mode:<8} {:>10.1} tok/s best {:>10.1} median\n", rate(best), rate(median)));
             }
+        }
+    }
+    Ok(OK)
+}
+
+/// Bounds of the machine, on the threads and CPUs of this process.
+fn machine_roofs(args: &BenchArgs) -> Result<u8> {
+    let machine = args.binding.machine(None, true)?;
+    machine.runs_here()?;
+    let isa = machine.target.isa;
+    let found = roofs::measure(machine.threads, isa, machine.backend, machine.cache.as_ref(), &args.bytes)?;
+    match args.format {
+        Format::Json => print_json(json!({
+            "threads": machine.threads, "isa": { "avx2": isa.avx2, "avx512": isa.avx512, "vnni": isa.vnni },
+            "backend": machine.backend.name(),
+            "read": found.read.iter().map(|r| json!({
+                "bytes": r.bytes, "bytes_per_second": r.best, "median_bytes_per_second": r.median,
+            })).collect::<Vec<_>>(),
+            "int8_macs_per_second": found.int8_macs, "f32_macs_per_second": found.f32_macs,
+        })),
+        Format::Text => {
+            let mut out = format!("{} threads\n", machine.threads);
+            for r in &found.read {
+                let (size, best, median) = (r.bytes as f64 / 1e6, r.best / 1e9, r.median / 1e9);
+                out.push_str(&format!("reading {size:>8.1} MB {best:>10.1} GB/s best {median:>10.1} median\n"));
+            }
+            out.push_str(&format!("int8 products {:>14.1} G/s\n", found.int8_macs / 1e9));
+            out.push_str(&format!("f32 products  {:>14.1} G/s\n", found.f32_macs / 1e9));
+            print(&out);
         }
     }
     Ok(OK)

@@ -541,6 +541,16 @@ fn bench_grades_tasks_and_measures_kernels() {
     inferc(dir.path(), &[&kernels[..], &["--case", "encode:n=1"]].concat())
         .code(2)
         .says(&["encode:n=1", "prefill:n=N"]);
+    let scored = inferc(dir.path(), &[&kernels[..], &["--case", "score:n=2,prompt=20,len=9"]].concat()).code(0).out;
+    let rows: Vec<serde_json::Value> =
+        scored.lines().map(|line| serde_json::from_str(line).expect("a document per line")).collect();
+    assert_eq!(rows.iter().map(|r| r["prefix"].as_str()).collect::<Vec<_>>(), [Some("shared"), Some("cascade")]);
+    assert!(rows.iter().all(|r| r["tokens"] == 18), "{scored}");
+    let roofs = ["bench", "--roofs", "--threads", "1", "--format", "json"];
+    let report = inferc(dir.path(), &[&roofs[..], &["--bytes", "2000000"]].concat()).code(0).json();
+    fields(&report, &["threads", "isa", "backend", "read", "int8_macs_per_second", "f32_macs_per_second"]);
+    assert!(report["read"][0]["bytes"].as_u64().is_some_and(|b| b >= 2_000_000));
+    inferc(dir.path(), &[&roofs[..], &["--bytes", "5"]].concat()).code(2).says(&["--bytes 5"]);
     inferc(dir.path(), &[&kernels[..], &["--case", "decode:depth=5000"]].concat()).code(2).says(&["1024"]);
 }
 

@@ -265,8 +265,15 @@ fn tests_of_examples_pass() {
 #[test]
 fn scripts_can_be_run() {
     use std::os::unix::fs::PermissionsExt as _;
-    let scripts =
-        ["scripts/demo", "scripts/test", "scripts/setup", "scripts/fetch-models", "scripts/bench-peer", ".ci/run"];
+    let scripts = [
+        "scripts/demo",
+        "scripts/test",
+        "scripts/setup",
+        "scripts/fetch-models",
+        "scripts/bench-peer",
+        "scripts/performance",
+        ".ci/run",
+    ];
     for script in scripts {
         let mode = std::fs::metadata(root(script)).unwrap_or_else(|e| panic!("{script}: {e}")).permissions().mode();
         assert!(mode & 0o111 == 0o111, "{script} is not executable");

@@ -1,0 +1,290 @@
+"""Writes docs/performance.md and its plots from measured records. Takes what performance.py keeps; returns texts by file name;
+measures nothing, and every sentence about a result is computed from the numbers.
+"""
+
+import datetime
+
+from cases import parse_case
+from plot import rates_over_depth, ratio_bars
+from suite import MODELS, ROWS, brief, label
+
+RATIOS, DEPTHS = "performance-ratios-{}.svg", "performance-depth-{}.svg"
+
+
+def documents(cache):
+    """File names below docs/ and their texts."""
+    measured = [(row, cache["rows"].get(key(row.model, threads, row.case)), threads) for threads in _threads(cache) for row in ROWS]
+    measured = [(row, record, threads) for row, record, threads in measured if record]
+    good = [m for m in measured if "error" not in m[1]]
+    files, pictures = {}, []
+    for threads in _threads(cache):
+        of_threads = [(row, record) for row, record, t in good if t == threads]
+        for name, text, words in _plots(of_threads, threads):
+            files[name] = text
+            pictures.append(f"![{words}]({name})")
+    parts = [_opening(cache, good), *pictures, *_tables(good), *_reasons(good), _failures(measured), _roofs(good)]
+    parts += [_settings(good), _driver(cache), _closing(cache, measured)]
+    files["performance.md"] = "\n\n".join(p for p in parts if p) + "\n"
+    return files
+
+
+def key(model, threads, case):
+    """Name of a row in the cache."""
+    return f"{model}|{threads}|{case}"
+
+
+def _threads(cache):
+    return sorted({int(k.split("|")[1]) for k in cache["rows"]}, reverse=True)
+
+
+def _count(threads):
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def _short(model):
+    return {"smollm2": "SmolLM2", "qwen05": "Qwen 0.5B", "qwen15": "Qwen 1.5B"}[model]
+
+
+def _opening(cache, good):
+    machine, peer = cache["machine"], cache["peer"]
+    counts = sorted({r["ratio"]["repeats"] for _, r, _ in good if r["ratio"]})
+    dates = sorted({_date(r) for _, r, _ in good})
+    features = ", ".join(machine["features"]) or "none of those watched"
+    amx = "with AMX" if peer.get("amx") else "without AMX"
+    disturbed = max((r["disturbance"]["max"] for _, r, _ in good), default=0)
+    repeats = " or ".join(map(str, counts)) or "no"
+    when = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else "".join(dates)
+    return f"""# Performance
+
+Made by `scripts/performance`; do not edit. Ours beside llama.cpp on one machine, on the same files, threads and CPUs, and beside
+what the machine itself allows.
+
+- **Machine.** {machine["cpu"]} (family/model/stepping {machine["family_model_stepping"]}), {machine["cores"]} cores, {features};
+  {machine["memory_bytes"] / 2**30:.0f} GiB; Linux {machine["kernel"]}; huge pages {machine["huge_pages"]}; governor {machine["governor"]}. Measured
+  {when}. In the runs that count others took at most {100 * disturbed:.0f} % of the CPUs.
+- **Peer.** {peer["engine"]} {peer["version"]} as in {peer["package"]}, {peer["compiler"]}, built for this CPU, {amx}. It runs at its best
+  setting of each row: flash attention on or off, weights repacked or not, and where sequences share a prompt, one key-value
+  buffer or one for each.
+- **Work.** Weights are the models' own, prompts are random tokens. Decode and branches: 64 tokens, each computed from all weights; ours
+  also samples every token (temperature 0.8 over the whole vocabulary) and feeds it back, the peer's next token is drawn without
+  looking at its logits. Branches count the tokens of all branches and not their prompt. Scoring: logits of every token of every text and
+  their log-sum-exp. Attention is dense, keys and values have 16 bits, on both sides.
+- **Numbers.** Median of {repeats} interleaved repeats, each side in a process of its own, the side that goes first alternating; the
+  ratio is taken pair by pair, in brackets the least and the greatest.
+- **Roof.** Tokens per second if a step took only the longer of two times: reading its bytes once (the file's weights, keys and values),
+  or computing its products (matrices in int8, attention in f32). The rates were measured on the same CPUs just before each
+  row, with kernels of our own Kernel IR; see below."""
+
+
+def _date(record):
+    return datetime.datetime.fromtimestamp(record["at"], datetime.timezone.utc).strftime("%Y-%m-%d")
+
+
+def _tables(good):
+    parts = []
+    for threads in sorted({t for _, _, t in good}, reverse=True):
+        lines = [
+            f"## {_count(threads).capitalize()}",
+            "",
+            "| model | case | inferc tok/s | llama.cpp tok/s | ratio [least, greatest] | target | met | share of roof (llama.cpp's) | bound by |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row, record, t in good:
+            if t == threads:
+                lines.append(_table_row(row, record))
+        parts.append("\n".join(lines))
+    if any(r["disturbed_repeats"] for _, r, _ in good):
+        parts.append("Rows with * kept repeats during which others used the CPUs: an orientation, not a result.")
+    return parts
+
+
+def _table_row(row, record):
+    share, ratio = record["share_of_roof"], record["ratio"]
+    cells = [
+        _short(row.model),
+        label(row.case) + ("*" if record["disturbed_repeats"] else ""),
+        f"{record['ours']['median']:.0f}",
+        f"{record['peer']['median']:.0f}" if record["peer"]["median"] >= 100 else f"{record['peer']['median']:.1f}",
+        f"{ratio['median']:.2f}× [{ratio['min']:.2f}, {ratio['max']:.2f}]",
+        f"{row.target:g}×",
+        met(row, record),
+        f"{100 * share['ours']:.0f} % ({100 * share['peer']:.0f} %)" if share["ours"] else "–",
+        record["roof"]["bound"] if record["roof"] else "–",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def met(row, record):
+    """Whether the median ratio reaches the row's target, and what is hoped for."""
+    if record["ratio"]["median"] < row.target:
+        return "**no**"
+    hoped = row.stretch is None or record["ratio"]["median"] >= row.stretch
+    near = row.roof is None or (record["share_of_roof"]["ours"] or 0) >= row.roof
+    stretched = (row.stretch is not None or row.roof is not None) and hoped and near
+    return "yes, and the stretch" if stretched else "yes"
+
+
+def _reasons(good):
+    """For each missed target what the roof says about it; then the same for what was hoped for."""
+    missed = [_reason(row, record, threads) for row, record, threads in good if record["ratio"]["median"] < row.target]
+    wished = [_wish(row, record, threads) for row, record, threads in good if met(row, record) == "yes"]
+    wished = [w for w in wished if w]
+    parts = ["## What is missed, and why"] if missed or wished else []
+    if missed:
+        parts += ["Targets:", "\n".join(missed)]
+    elif wished:
+        parts.append("No target is missed.")
+    if wished:
+        parts += ["Met, but short of the stretch:", "\n".join(wished)]
+    return parts
+
+
+def _bound(record):
+    roof = record["roof"]
+    if roof["bound"] == "reading":
+        return f"reading {roof['bytes_per_step'] / 1e6:.0f} MB a step at {roof['bytes_per_second'] / 1e9:.1f} GB/s"
+    each = (roof["int8_macs_per_step"] + roof["f32_macs_per_step"]) / roof["rows_per_step"] / 1e6
+    rates = f"{roof['int8_macs_per_second'] / 1e9:.0f} (int8) and {roof['f32_macs_per_second'] / 1e9:.0f} (f32) billion a second"
+    return f"computing {each:.0f} million products a token at {rates}"
+
+
+def _place(row, threads):
+    return f"- **{_short(row.model)}, {label(row.case)}, {_count(threads)}**"
+
+
+def _reason(row, record, threads):
+    head = f"{_place(row, threads)}: {record['ratio']['median']:.2f}× where {row.target:g}× is aimed at."
+    if not record["roof"]:
+        return head
+    at_most, share = record["roof"]["tokens_per_second"], record["share_of_roof"]["ours"]
+    possible = at_most / record["peer"]["median"]
+    if possible < row.target:
+        return f"{head} The roof itself ({at_most:.0f} tok/s, {_bound(record)}) is {possible:.2f}× of the peer: the target is out of reach here."
+    return f"{head} The roof ({at_most:.0f} tok/s, {_bound(record)}) would allow {possible:.1f}×; ours reaches {100 * share:.0f} % of it."
+
+
+def _wish(row, record, threads):
+    wishes = []
+    if row.stretch and record["ratio"]["median"] < row.stretch:
+        wishes.append(f"{record['ratio']['median']:.2f}× of {row.stretch:g}×")
+    share = record["share_of_roof"]["ours"]
+    if row.roof and share and share < row.roof:
+        wishes.append(f"{100 * share:.0f} % of the roof where {100 * row.roof:.0f} % is hoped for")
+    if not wishes:
+        return None
+    if not record["roof"]:
+        return f"{_place(row, threads)}: {'; '.join(wishes)}."
+    possible = record["roof"]["tokens_per_second"] / record["peer"]["median"]
+    return f"{_place(row, threads)}: {'; '.join(wishes)}. The roof ({_bound(record)}) is {possible:.1f}× of the peer."
+
+
+def _failures(measured):
+    failed = [f"- {_short(row.model)}, {label(row.case)}, {_count(t)}: {r['error'].splitlines()[0]}" for row, r, t in measured if "error" in r]
+    return "## Not measured\n\n" + "\n".join(failed) if failed else ""
+
+
+def _roofs(good):
+    lines = [
+        "## Roofs",
+        "",
+        "Rates measured just before each row, all threads together; bytes and products of one step (a prefill or a scoring is one step).",
+        "The peer may pass a roof only by arithmetic that these kernels do not have (matrix extensions).",
+        "",
+        "| model | case | threads | read GB/s | int8 G products/s | f32 G products/s | MB a step | M products a token | roof tok/s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row, record, threads in good:
+        roof = record["roof"]
+        if roof:
+            each = (roof["int8_macs_per_step"] + roof["f32_macs_per_step"]) / roof["rows_per_step"]
+            cells = [
+                *(_short(row.model), label(row.case), str(threads), f"{roof['bytes_per_second'] / 1e9:.1f}"),
+                *(f"{roof['int8_macs_per_second'] / 1e9:.0f}", f"{roof['f32_macs_per_second'] / 1e9:.0f}"),
+                *(f"{roof['bytes_per_step'] / 1e6:.0f}", f"{each / 1e6:.0f}", f"{roof['tokens_per_second']:.0f}"),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) if len(lines) > 7 else ""
+
+
+def _settings(good):
+    lines = [
+        "## The peer's settings",
+        "",
+        "Every setting was tried with less work; those within 1.5× of the fastest were tried again, interleaved; the fastest, and a",
+        "second within 10 %, ran in the interleaved repeats. In brackets tokens per second of the tries (median).",
+        "",
+        "| model | case | threads | used | tried |",
+        "|---|---|---|---|---|",
+    ]
+    for row, record, threads in good:
+        tried = sorted(((_median(t["tokens_per_second"]), t["setting"]) for t in record["peer_settings_tried"]), reverse=True)
+        shown = "; ".join(f"{setting} ({rate:.0f})" for rate, setting in tried) or "given"
+        lines.append(f"| {_short(row.model)} | {label(row.case)} | {threads} | {record['peer_setting']} | {shown} |")
+    ours = sorted({r["ours_setting"] for _, r, _ in good if r["ours_setting"]})
+    if ours:
+        lines += ["", "Ours had a choice only where sequences share a prompt: the faster of reading the prompt once for all of them (`cascade`) and"]
+        lines += ["once for each (`shared`); the results are the same bits."]
+    return "\n".join(lines)
+
+
+def _median(values):
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def _driver(cache):
+    checks = [c for c in cache.get("driver_checks", {}).values() if "error" not in c]
+    if not checks:
+        return ""
+    lines = [
+        "## The driver beside the peer's own tools",
+        "",
+        "The peer's cases run through a small program on its library (`scripts/peer/driver.cpp`), which keeps deep prompts between runs and",
+        "can score texts. Where the peer has a tool for the case, both ran in turn at the same setting; above 1 the driver is the faster.",
+        "",
+        "| case | threads | tool | tool tok/s | driver tok/s | driver/tool [least, greatest] |",
+        "|---|---|---|---|---|---|",
+    ]
+    for c in checks:
+        ratio = c["ratio"]
+        rates = f"{c['tool_rate']['median']:.0f} | {c['driver_rate']['median']:.0f}"
+        spread = f"{ratio['median']:.2f} [{ratio['min']:.2f}, {ratio['max']:.2f}]"
+        lines.append(f"| {label(c['case'])}, {c['peer_setting']} | {c['threads']} | {c['tool']} | {rates} | {spread} |")
+    return "\n".join(lines)
+
+
+def _closing(cache, measured):
+    builds = sorted({r["commit"] for _, r, _ in measured})
+    minutes = sum(r.get("took_seconds", 0) for _, r, _ in measured) / 60
+    files = ", ".join(f"{name} (`{file}`)" for name, file in MODELS.values())
+    return f"""## Again
+
+```
+cargo build --release
+scripts/performance                # everything, then this document
+scripts/performance --quick        # the small model, fewer repeats
+scripts/performance --resume       # only rows that this build has not measured
+scripts/bench-peer --case decode:depth=2048 --threads 2    # one row, with all its samples: --format json
+```
+
+The machine must be otherwise idle: a run is repeated while others use more than a tenth of the CPUs, and marked when that does not
+help. These rows took {minutes:.0f} minutes and were measured at {"commit " if len(builds) == 1 else "commits "}{", ".join(builds)}. Models: {files}."""
+
+
+def _plots(records, threads):
+    bars = [
+        (f"{_short(row.model)}, {brief(row.case)}", *(record["ratio"][k] for k in ("median", "min", "max")), row.target)
+        for row, record in records
+    ]
+    if bars:
+        title = f"inferc / llama.cpp, {_count(threads)}"
+        yield RATIOS.format(threads), ratio_bars(title, bars), f"Ratios of tokens per second, {_count(threads)}"
+    decodes = [(parse_case(row.case)["depth"], record) for row, record in records if row.model == "smollm2" and row.case.startswith("decode")]
+    if len(decodes) > 1:
+        series = [("inferc", "a", [(d, r["ours"]["median"]) for d, r in decodes])]
+        series.append(("llama.cpp", "b", [(d, r["peer"]["median"]) for d, r in decodes]))
+        if all(r["roof"] for _, r in decodes):
+            series.append(("roof", "c", [(d, r["roof"]["tokens_per_second"]) for d, r in decodes]))
+        title = f"SmolLM2, decode: tokens per second by depth, {_count(threads)}"
+        yield DEPTHS.format(threads), rates_over_depth(title, series), f"Tokens per second by depth, {_count(threads)}"

@@ -1,0 +1,65 @@
+"""The rows of docs/performance.md: models, cases, and the ratio to the peer that each row aims at. Data and look-up only."""
+
+from dataclasses import dataclass
+
+from cases import parse_case
+
+
+@dataclass(frozen=True)
+class Row:
+    """`target`: the ratio aimed at; `stretch`: the ratio hoped for, or None; `roof`: the share of the roof hoped for."""
+
+    model: str
+    case: str
+    target: float
+    stretch: object = None
+    roof: object = None
+
+
+# Short name, name for people, file.
+MODELS = {
+    "smollm2": ("SmolLM2-135M-Instruct Q4_1", "smollm2-135m-instruct-q4_1.gguf"),
+    "qwen05": ("Qwen2.5-Coder-0.5B-Instruct", "qwen2.5-coder-0.5b-instruct.gguf"),
+    "qwen15": ("Qwen2.5-Coder-1.5B-Instruct", "qwen2.5-coder-1.5b-instruct.gguf"),
+}
+
+ROWS = (
+    Row("smollm2", "decode:depth=0", 1.6, 2.1, 0.85),
+    Row("smollm2", "decode:depth=2048", 3.0, 4.5),
+    Row("smollm2", "decode:depth=7900", 4.0, 7.0),
+    Row("smollm2", "branches:n=8,prompt=512,gen=64", 4.5, 7.0),
+    Row("smollm2", "branches:n=32,prompt=512,gen=64", 8.0, 18.0),
+    Row("smollm2", "prefill:n=512", 4.0, 10.0),
+    Row("smollm2", "prefill:n=2048", 4.0, 10.0),
+    Row("smollm2", "score:n=16,prompt=512,len=128", 4.0),
+    Row("qwen05", "decode:depth=0", 1.4, None, 0.85),
+    Row("qwen05", "decode:depth=4096", 1.8, None, 0.85),
+    Row("qwen15", "decode:depth=0", 1.3, None, 0.85),
+)
+
+# Cases on which the driver of the peer is compared with the peer's own tools.
+DRIVER_CHECKS = ("decode:depth=0", "branches:n=8,prompt=512,gen=64", "prefill:n=512")
+
+
+def label(case):
+    """A case in words."""
+    case = parse_case(case) if isinstance(case, str) else case
+    if case.kind == "decode":
+        return f"decode, depth {case['depth']}"
+    if case.kind == "branches":
+        return f"{case['n']} branches over a prompt of {case['prompt']}, {case['gen']} tokens each"
+    if case.kind == "prefill":
+        return f"prefill of {case['n']}"
+    return f"scoring {case['n']} texts of {case['len']} after a prompt of {case['prompt']}"
+
+
+def brief(case):
+    """A case in few words, for plots."""
+    case = parse_case(case)
+    words = {
+        "decode": lambda: f"decode at {case['depth']}",
+        "branches": lambda: f"{case['n']} branches",
+        "prefill": lambda: f"prefill {case['n']}",
+        "score": lambda: f"scoring {case['n']}×{case['len']}",
+    }
+    return words[case.kind]()
