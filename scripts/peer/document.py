@@ -8,6 +8,9 @@ from cases import parse_case
 from plot import rates_over_depth, ratio_bars
 from suite import MODELS, ROWS, brief, label
 
+# Above this share of others, and below so many repeats, figures are not to be quoted.
+_QUIET, _REPEATS = 0.15, 3
+
 RATIOS, DEPTHS = "performance-ratios-{}.svg", "performance-depth-{}.svg"
 
 
@@ -22,7 +25,7 @@ def documents(cache):
         for name, text, words in _plots(of_threads, threads):
             files[name] = text
             pictures.append(f"![{words}]({name})")
-    parts = [_opening(cache, good), *pictures, *_tables(good), *_reasons(good), _failures(measured), _roofs(good)]
+    parts = [_opening(cache, good), _doubts(good), *pictures, *_tables(good), *_reasons(good), _failures(measured), _roofs(good)]
     parts += [_settings(good), _driver(cache), _closing(cache, measured)]
     files["performance.md"] = "\n\n".join(p for p in parts if p) + "\n"
     return files
@@ -69,11 +72,23 @@ what the machine itself allows.
   also samples every token (temperature 0.8 over the whole vocabulary) and feeds it back, the peer's next token is drawn without
   looking at its logits. Branches count the tokens of all branches and not their prompt. Scoring: logits of every token of every text and
   their log-sum-exp. Attention is dense, keys and values have 16 bits, on both sides.
-- **Numbers.** Median of {repeats} interleaved repeats, each side in a process of its own, the side that goes first alternating; the
+- **Numbers.** Median of the interleaved repeats ({repeats}), each side in a process of its own, the side that goes first alternating; the
   ratio is taken pair by pair, in brackets the least and the greatest.
 - **Roof.** Tokens per second if a step took only the longer of two times: reading its bytes once (the file's weights, keys and values),
   or computing its products (matrices in int8, attention in f32). The rates were measured on the same CPUs just before each
   row, with kernels of our own Kernel IR; see below."""
+
+
+def _doubts(good):
+    """What forbids quoting the figures, or nothing."""
+    doubts = []
+    loud = sum(r["disturbance"]["median"] > _QUIET for _, r, _ in good)
+    few = sum(r["ratio"]["repeats"] < _REPEATS for _, r, _ in good)
+    if loud:
+        doubts.append(f"in {loud} of {len(good)} rows others used more than {100 * _QUIET:.0f} % of the CPUs in half of the runs or more")
+    if few:
+        doubts.append(f"{few} of {len(good)} rows have fewer than {_REPEATS} repeats")
+    return f"**An orientation, not a result:** {'; '.join(doubts)}." if doubts else ""
 
 
 def _date(record):

@@ -419,6 +419,14 @@ class Documents(StandIns):
         self.assertIn("SmolLM2, decode, depth 0", text)
         self.assertIn("prefill of 512", text)
 
+    def test_figures_of_a_busy_machine_are_called_so(self):
+        def row(share, repeats):
+            return (suite.ROWS[0], {"disturbance": {"median": share}, "ratio": {"repeats": repeats}}, 2)
+
+        self.assertEqual(document._doubts([row(0.01, 3)]), "")
+        text = document._doubts([row(0.5, 3), row(0.0, 2)])
+        self.assertTrue(text.startswith("**An orientation, not a result:** in 1 of 2 rows") and "1 of 2 rows have fewer than 3" in text)
+
     def test_what_the_roof_forbids_is_said(self):
         row = suite.Row("smollm2", "decode:depth=0", 4.0)
         limits = {"tokens_per_second": 300, "bound": "reading", "bytes_per_step": 1e8, "bytes_per_second": 3e10}
