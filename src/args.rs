@@ -352,6 +352,12 @@ pub(crate) struct ProfileArgs {
     /// Threads to measure with (default: all).
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
+    /// Measure nothing new: run steps of these models and print predicted beside measured (GGUF files).
+    #[arg(long, value_name = "MODEL", num_args = 1.., conflicts_with = "output")]
+    pub check: Vec<PathBuf>,
+    /// With --check: most tokens in the cache of a configuration.
+    #[arg(long, value_name = "N", default_value_t = 8192, requires = "check")]
+    pub depth: usize,
     /// Output.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,

@@ -28,6 +28,7 @@ pub mod render;
 pub mod report;
 pub mod roofs;
 pub mod synthetic;
+pub mod validate;
 
 use anyhow::{Context as _, Result};
 use cache::Cache;

@@ -1,8 +1,9 @@
 //! Measures this machine in a few seconds: read bandwidth by working set, rates of the real emitted kernels, barriers.
 //!
-//! Kernels are measured on small synthetic models, one per common weight format, in whole steps: a step without keys is
-//! linear layers and barriers, what a key adds is attention. The fastest of several runs counts, because
-//! neighbours on a shared machine only ever slow a run down. Buffers are random: constant pages are read faster.
+//! Kernels are measured on synthetic models, two per common weight format (one that caches hold and one that they do
+//! not), in whole decode steps: a step without keys is linear layers and barriers, logits are the head's, what a key adds
+//! is attention. The median of several runs counts: that is what a run will see. Buffers are random: constant pages are
+//! read faster.
 
 use crate::cache::Cache;
 use crate::machine::host_name;
@@ -13,12 +14,13 @@ use codegen::Backend;
 use ir::plan::PrefixMode;
 use ir::schedule::Numerics;
 use ir::target::{Bandwidth, KernelRate, Target};
-use ir::tensor::DType;
+use ir::tensor::{DType, tile_bytes};
+use optimizer::roofline::Roofline;
 use runtime::device::cpu::{Function, Launch, Team};
 use runtime::device::probe;
 use runtime::forward::{Loaded, LocalModel, Options};
 use runtime::gguf::Gguf;
-use runtime::model::{Append, LanguageModel, Wanted};
+use runtime::model::{Append, LanguageModel, SeqId, Wanted};
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +29,11 @@ use std::time::Instant;
 /// Weight formats that are measured; others are priced like the nearest of their size.
 const FORMATS: &[DType] = &[DType::Q4_1, DType::Q8_0, DType::Q4_K, DType::Q5_0, DType::Q6_K, DType::F16];
 /// Rows per step at which linear rates are measured.
-const ROWS: &[u32] = &[1, 2, 4, 8, 32, 128];
+const ROWS: &[u32] = &[1, 2, 4, 8, 12, 16, 32, 128];
+/// Weights of the model that caches do not hold, bytes.
+const STREAMED: usize = 96 << 20;
+/// Copies of a context that caches do not hold together.
+const COPIES: usize = 48;
 /// Working sets at which bandwidth is measured, bytes.
 const SETS: &[usize] = &[1 << 20, 8 << 20, 32 << 20, 96 << 20, 384 << 20];
 
@@ -53,10 +59,12 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<&Cache>, say: &mut 
     if let Some(last) = target.read.last() {
         target.bandwidth = last.all_threads;
     }
-    for (i, dtype) in FORMATS.iter().enumerate() {
+    for dtype in FORMATS {
         say(&format!("kernels over {} weights", dtype.name()));
-        kernels(&mut target, *dtype, i == 0, threads, backend, cache)?;
+        linear(&mut target, *dtype, threads, backend, cache)?;
     }
+    say("attention");
+    attention(&mut target, threads, backend, cache)?;
     if let Some(best) =
         target.kernels.iter().filter(|k| k.class.starts_with("linear")).map(|k| k.all_threads).reduce(f64::max)
     {
@@ -119,83 +127,194 @@ fn rate(words: &[u64], threads: usize) -> f64 {
     best
 }
 
-/// Adds the rates of one format: linear by rows, and (once) attention and the barrier.
-fn kernels(
-    target: &mut Target,
-    dtype: DType,
-    attention: bool,
+/// A loaded synthetic model.
+fn load(
+    shape: Shape,
+    target: &Target,
     threads: u32,
     backend: Backend,
     cache: Option<&Cache>,
-) -> Result<()> {
-    let shape = Shape { layers: 2, hidden: 512, heads: 8, kv_heads: 2, ffn: 1536, vocab: 2048, context: 4096, dtype };
-    let gguf = Arc::new(Gguf::from_bytes("synthetic", gguf(shape))?);
-    let model = gguf.model()?;
-    let mut per_rows: Vec<(u32, f64, f64)> = Vec::new();
-    let mut attend: Vec<(u32, f64, f64)> = Vec::new();
-    let macs = optimizer::roofline::Roofline::new(&model, target).layer_macs();
-    let counts: Vec<u32> = if threads > 1 { vec![1, threads] } else { vec![1] };
-    for (slot, count) in counts.iter().enumerate() {
-        let mut plan = measure::plan(Path::new("synthetic"), &model, target, *count, Numerics::Int8)?;
-        plan.schedule.threads = *count;
-        let program = crate::program(&plan)?;
-        let code = crate::machine_code(&program.kernels, target.isa, backend, cache)?;
-        let loaded = Loaded::load(gguf.clone(), &model, &program, &code, *count as usize)?;
-        let options = Options { threads: *count as usize, kv_pages: 2048, prefix: PrefixMode::Shared };
-        let mut local = LocalModel::new(loaded, &options)?;
-        let overhead = f64::from(5 * model.layers) * if *count > 1 { target.launch } else { 0.0 };
-        for (i, rows) in ROWS.iter().enumerate() {
-            let seconds = step_seconds(&mut local, *rows, 0)?;
-            let rate = f64::from(*rows) * macs / (seconds - overhead).max(1e-9);
-            if slot == 0 { per_rows.push((*rows, rate, rate)) } else { per_rows[i].2 = rate }
-        }
-        if attention {
-            for (i, rows) in [1_u32, 4].into_iter().enumerate() {
-                const DEPTH: usize = 2048;
-                let deep = step_seconds(&mut local, rows, DEPTH)? - step_seconds(&mut local, rows, 0)?;
-                #[allow(clippy::cast_precision_loss, reason = "a few thousand keys")]
-                let pairs = f64::from(rows) * DEPTH as f64 * f64::from(model.heads) * f64::from(model.layers);
-                let rate = pairs / deep.max(1e-9);
-                let together = rows * model.heads / model.kv_heads;
-                if slot == 0 { attend.push((together, rate, rate)) } else { attend[i].2 = rate }
+    gguf_image: &Arc<Gguf>,
+) -> Result<LocalModel> {
+    let model = gguf_image.model()?;
+    let mut plan = measure::plan(Path::new("synthetic"), &model, target, threads, Numerics::Int8)?;
+    plan.schedule.threads = threads;
+    let program = crate::program(&plan)?;
+    let code = crate::machine_code(&program.kernels, target.isa, backend, cache)?;
+    let loaded = Loaded::load(gguf_image.clone(), &model, &program, &code, threads as usize)?;
+    let pages = 64 + 3 * shape.context;
+    let options = Options { threads: threads as usize, kv_pages: pages, prefix: PrefixMode::Copied };
+    Ok(LocalModel::new(loaded, &options)?)
+}
+
+/// One thread and all of them.
+fn teams(threads: u32) -> Vec<u32> {
+    if threads > 1 { vec![1, threads] } else { vec![1] }
+}
+
+/// Adds the rates of one format's matrices.
+fn linear(target: &mut Target, dtype: DType, threads: u32, backend: Backend, cache: Option<&Cache>) -> Result<()> {
+    let small = Shape { layers: 4, hidden: 512, heads: 8, kv_heads: 2, ffn: 1536, vocab: 2048, context: 256, dtype };
+    let layer = tile_bytes(dtype, 1024) * (2 * 1024 + 512 + 3 * 3072) / 16;
+    let layers = u32::try_from(STREAMED / layer).unwrap_or(1).max(2);
+    let large = Shape { layers, hidden: 1024, heads: 16, kv_heads: 4, ffn: 3072, vocab: 16384, context: 256, dtype };
+    for (shape, rows) in [(small, ROWS), (large, &ROWS[..ROWS.len() - 1])] {
+        let image = Arc::new(Gguf::from_bytes("synthetic", gguf(shape))?);
+        let model = image.model()?;
+        let roofline = Roofline::new(&model, target);
+        let (macs, bytes) = (roofline.layer_macs(), roofline.weight_bytes());
+        let head_macs = f64::from(model.hidden) * f64::from(model.vocab);
+        let mut rates: Vec<KernelRate> = Vec::new();
+        for (slot, team) in teams(threads).into_iter().enumerate() {
+            let mut local = load(shape, target, team, backend, cache, &image)?;
+            let overhead = f64::from(5 * model.layers) * if team > 1 { target.launch } else { 0.0 };
+            let mut note = |class: &str, rows: u32, rate: f64| {
+                let class = format!("{class}.{}", dtype.name().to_lowercase());
+                if slot == 0 {
+                    rates.push(KernelRate { class, rows, bytes, one_thread: rate, all_threads: rate });
+                } else if let Some(known) = rates.iter_mut().find(|k| k.class == class && k.rows == rows) {
+                    known.all_threads = rate;
+                }
+            };
+            for &rows in rows {
+                // Output matrices are large: the small model says nothing about them.
+                let streamed = shape.vocab == large.vocab;
+                let wanted = if streamed { Wanted::Last } else { Wanted::None };
+                let (layers, head) = step_seconds(&mut local, rows, wanted)?;
+                note("linear", rows, f64::from(rows) * macs / (layers - overhead).max(1e-9));
+                if streamed {
+                    note("head", rows, f64::from(rows) * head_macs / head.max(1e-9));
+                }
             }
         }
+        target.kernels.extend(rates);
     }
-    let class = format!("linear.{}", dtype.name().to_lowercase());
-    target.kernels.extend(per_rows.into_iter().map(|(rows, one_thread, all_threads)| KernelRate {
-        class: class.clone(),
-        rows,
-        one_thread,
-        all_threads,
-    }));
-    target.kernels.extend(attend.into_iter().map(|(rows, one_thread, all_threads)| KernelRate {
-        class: "attend".to_owned(),
-        rows,
-        one_thread,
-        all_threads,
-    }));
     Ok(())
 }
 
-/// Fastest seconds of a step of `rows` neighbouring rows of one sequence after `depth` tokens, logits not wanted.
-fn step_seconds(model: &mut LocalModel, rows: u32, depth: usize) -> Result<f64> {
-    let vocab = u32::try_from(model.info().vocab).unwrap_or(1);
-    let ids: Vec<u32> =
-        (0..depth + rows as usize).map(|i| u32::try_from(i * 7919 % vocab as usize).unwrap_or(0)).collect();
-    let seq = model.create()?;
-    if depth > 0 {
-        model.step(&[Append { seq, tokens: &ids[..depth], wanted: Wanted::None }], &mut |_, _, _| {})?;
+/// Adds the rates of attention: query heads of a group alone and rows together, keys in caches and beyond them.
+fn attention(target: &mut Target, threads: u32, backend: Backend, cache: Option<&Cache>) -> Result<()> {
+    const DEPTH: usize = 1024;
+    let mut rates: Vec<KernelRate> = Vec::new();
+    for (group, most) in [(1, 8), (3, 4), (7, 1)] {
+        let shape = Shape {
+            layers: 4,
+            hidden: 256,
+            heads: 2 * group,
+            kv_heads: 2,
+            ffn: 256,
+            vocab: 2048,
+            context: 2048,
+            dtype: DType::Q8_0,
+        };
+        let image = Arc::new(Gguf::from_bytes("synthetic", gguf(shape))?);
+        let model = image.model()?;
+        #[allow(clippy::cast_precision_loss, reason = "a few megabytes")]
+        let copy_bytes = DEPTH as f64 * model.kv_bytes_per_token() as f64;
+        for (slot, team) in teams(threads).into_iter().enumerate() {
+            let mut local = load(shape, target, team, backend, cache, &image)?;
+            let ids = measure::tokens(DEPTH + 64, model.vocab as usize);
+            let first = local.create()?;
+            for chunk in ids[..DEPTH].chunks(256) {
+                local.step(&[Append { seq: first, tokens: chunk, wanted: Wanted::None }], &mut |_, _, _| {})?;
+            }
+            for copies in [1, COPIES] {
+                let mut seqs = vec![first];
+                for _ in 1..copies {
+                    seqs.push(local.fork(first)?);
+                }
+                for rows in (0..4).map(|i| 1_u32 << i).take_while(|r| *r <= most) {
+                    let deep = cycle(&mut local, &seqs, &ids[DEPTH..DEPTH + rows as usize], DEPTH)?;
+                    let (bare, _) = step_of(&mut local, &[&ids[..rows as usize]], Wanted::None)?;
+                    #[allow(clippy::cast_precision_loss, reason = "a few thousand keys")]
+                    let pairs = f64::from(rows) * DEPTH as f64 * f64::from(model.heads * model.layers);
+                    let rate = pairs / (deep - bare).max(1e-9);
+                    #[allow(clippy::cast_precision_loss, reason = "a few copies")]
+                    let (together, bytes) = (rows * group, copy_bytes * copies as f64);
+                    if slot == 0 {
+                        let class = "attend".to_owned();
+                        rates.push(KernelRate { class, rows: together, bytes, one_thread: rate, all_threads: rate });
+                    } else if let Some(known) = rates.iter_mut().find(|k| k.rows == together && k.bytes == bytes) {
+                        known.all_threads = rate;
+                    }
+                }
+                for seq in &seqs[1..] {
+                    local.free(*seq);
+                }
+            }
+        }
     }
-    let repeats = if rows >= 32 || depth > 0 { 12 } else { 60 };
-    let mut best = f64::MAX;
-    for _ in 0..repeats {
+    target.kernels.extend(rates);
+    Ok(())
+}
+
+/// Median seconds of the layers and of the head in a decode step of `rows` sequences without a past, or of one prompt of
+/// so many rows where a step of that many sequences would not be one.
+fn step_seconds(model: &mut LocalModel, rows: u32, wanted: Wanted) -> Result<(f64, f64)> {
+    let ids = measure::tokens(rows as usize, model.info().vocab);
+    if rows <= 32 {
+        let parts: Vec<&[u32]> = ids.chunks(1).collect();
+        step_of(model, &parts, wanted)
+    } else {
+        step_of(model, &[&ids], wanted)
+    }
+}
+
+/// Median seconds, without the head and in the head, of a step that starts one sequence with each of `parts`.
+fn step_of(model: &mut LocalModel, parts: &[&[u32]], wanted: Wanted) -> Result<(f64, f64)> {
+    let seqs = parts.iter().map(|_| model.create()).collect::<Result<Vec<_>, _>>()?;
+    let appends: Vec<Append<'_>> =
+        seqs.iter().zip(parts).map(|(seq, tokens)| Append { seq: *seq, tokens, wanted }).collect();
+    let mut heads = Vec::new();
+    let layers = median(|| {
+        let (start, before) = (Instant::now(), model.metrics().head_seconds);
+        model.step(&appends, &mut |_, _, _| {})?;
+        let (seconds, head) = (start.elapsed().as_secs_f64(), model.metrics().head_seconds - before);
+        for seq in &seqs {
+            model.truncate(*seq, 0)?;
+        }
+        heads.push(head);
+        Ok(seconds - head)
+    })?;
+    for seq in seqs {
+        model.free(seq);
+    }
+    heads.sort_by(f64::total_cmp);
+    Ok((layers, heads[heads.len() / 2]))
+}
+
+/// Median seconds of a step that appends `tokens` to one of `seqs`, another each time, so that keys come from where that
+/// many bytes are.
+fn cycle(model: &mut LocalModel, seqs: &[SeqId], tokens: &[u32], depth: usize) -> Result<f64> {
+    let mut next = 0;
+    let mut once = || {
+        let seq = seqs[next % seqs.len()];
+        next += 1;
         let start = Instant::now();
-        model.step(&[Append { seq, tokens: &ids[depth..], wanted: Wanted::None }], &mut |_, _, _| {})?;
-        best = best.min(start.elapsed().as_secs_f64());
+        model.step(&[Append { seq, tokens, wanted: Wanted::None }], &mut |_, _, _| {})?;
+        let seconds = start.elapsed().as_secs_f64();
         model.truncate(seq, depth)?;
+        Ok(seconds)
+    };
+    // Once through all, so that no page is new and the caches hold what they will hold.
+    for _ in seqs {
+        once()?;
     }
-    model.free(seq);
-    Ok(best)
+    median(once)
+}
+
+/// Median of repeated runs: as many as fit a budget, at least three.
+fn median(mut once: impl FnMut() -> Result<f64>) -> Result<f64> {
+    const BUDGET: f64 = 0.03;
+    once()?;
+    let (mut seconds, mut spent) = (Vec::new(), 0.0);
+    while seconds.len() < 3 || (spent < BUDGET && seconds.len() < 40) {
+        let one = once()?;
+        spent += one;
+        seconds.push(one);
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[seconds.len() / 2])
 }
 
 /// Fastest seconds per launch of a list of launches that do nothing: what a barrier of the team costs.

@@ -36,11 +36,13 @@ pub struct Bandwidth {
 /// Rate of a kernel class, measured or derived.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelRate {
-    /// Class: `linear.<dtype>` (work: multiply-adds), `attend` (work: key × query-head pairs of the profile's head
-    /// dimension 64), `head.<dtype>`.
+    /// Class: `linear.<dtype>` and `head.<dtype>` (work: multiply-adds), `attend` (work: key × query-head pairs at head
+    /// dimension 64; rows are query heads that read a key together).
     pub class: String,
     /// Rows processed together.
     pub rows: u32,
+    /// Working set of the measurement, bytes: weights of a step (linear, head), or keys and values (attend).
+    pub bytes: f64,
     /// Work per second, one thread.
     pub one_thread: f64,
     /// Work per second, all threads.
@@ -193,23 +195,76 @@ impl Target {
         }
     }
 
-    /// Rate of a kernel class at `rows` rows, work per second: log-linear between measured row counts, clamped outside;
-    /// `None` when the class was not measured.
+    /// Rate of a kernel class at `rows` rows over a working set of `bytes`, work per second; `None` when the class was not
+    /// measured. Between measured row counts the *time* is interpolated (a step of more rows never takes less), between
+    /// measured working sets its logarithm over that of the size; outside the nearest measurement counts.
     #[must_use]
-    pub fn kernel_rate(&self, class: &str, rows: f64, threads: u32) -> Option<f64> {
-        let rate = |k: &KernelRate| if threads >= self.threads { k.all_threads } else { k.one_thread };
+    pub fn kernel_rate(&self, class: &str, rows: f64, bytes: f64, threads: u32) -> Option<f64> {
         let mut points: Vec<&KernelRate> = self.kernels.iter().filter(|k| k.class == class).collect();
-        points.sort_by_key(|k| k.rows);
-        let next = points.iter().position(|k| f64::from(k.rows) >= rows);
-        match (next, points.last()) {
-            (_, None) => None,
-            (None, Some(last)) => Some(rate(last)),
-            (Some(0), _) => Some(rate(points[0])),
+        points.sort_by(|a, b| a.bytes.total_cmp(&b.bytes).then(a.rows.cmp(&b.rows)));
+        let mut sets: Vec<(f64, f64)> = Vec::new();
+        for set in points.chunk_by(|a, b| a.bytes == b.bytes) {
+            sets.push((set[0].bytes, self.seconds_at(set, rows, threads)));
+        }
+        let next = sets.iter().position(|(b, _)| *b >= bytes);
+        let seconds = match (next, sets.last()) {
+            (_, None) => return None,
+            (None, Some(last)) => last.1,
+            (Some(0), _) => sets[0].1,
             (Some(i), _) => {
+                let (a, b) = (sets[i - 1], sets[i]);
+                let t = (bytes / a.0).ln() / (b.0 / a.0).ln();
+                (a.1.ln() * (1.0 - t) + b.1.ln() * t).exp()
+            }
+        };
+        Some(rows.max(f64::MIN_POSITIVE) / seconds)
+    }
+
+    /// Seconds per unit of work of each row for `rows` rows, from measurements of one working set in order of rows.
+    fn seconds_at(&self, points: &[&KernelRate], rows: f64, threads: u32) -> f64 {
+        let share = if threads >= self.threads {
+            1.0
+        } else {
+            f64::from(threads.max(1) - 1) / f64::from(self.threads.max(2) - 1)
+        };
+        let time = |k: &KernelRate| f64::from(k.rows) / (k.one_thread + (k.all_threads - k.one_thread) * share);
+        let (first, last) = (points[0], points[points.len() - 1]);
+        match points.iter().position(|k| f64::from(k.rows) >= rows) {
+            Some(0) => time(first),
+            None => time(last) * rows / f64::from(last.rows),
+            Some(i) => {
                 let (a, b) = (points[i - 1], points[i]);
-                let t = (rows / f64::from(a.rows)).ln() / (f64::from(b.rows) / f64::from(a.rows)).ln();
-                Some((rate(a).ln() * (1.0 - t) + rate(b).ln() * t).exp())
+                let t = (rows - f64::from(a.rows)) / f64::from(b.rows - a.rows);
+                time(a) * (1.0 - t) + time(b) * t
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_interpolated_in_time_and_working_set() {
+        let mut target = builtin("reference").expect("a built-in profile");
+        target.threads = 2;
+        let point = |rows, bytes, rate| KernelRate {
+            class: "linear.q8_0".to_owned(),
+            rows,
+            bytes,
+            one_thread: rate,
+            all_threads: 2.0 * rate,
+        };
+        target.kernels = vec![point(1, 1e6, 100.0), point(4, 1e6, 200.0), point(1, 1e8, 25.0), point(4, 1e8, 100.0)];
+        let rate = |rows, bytes, threads| target.kernel_rate("linear.q8_0", rows, bytes, threads).expect("measured");
+        // Small set: 1 row takes 10 ms, 4 take 20 ms, so 2.5 take 15 ms.
+        assert!((2.5 / rate(2.5, 1e5, 1) - 0.015).abs() < 1e-12);
+        assert!((8.0 / rate(8.0, 1e6, 1) - 0.040).abs() < 1e-12);
+        // Half way between the sets: the geometric mean of 10 ms and 40 ms.
+        assert!((1.0 / rate(1.0, 1e7, 1) - 0.020).abs() < 1e-12);
+        // Less than a row takes as long as one.
+        assert!((0.5 / rate(0.5, 1e9, 2) - 0.020).abs() < 1e-12);
+        assert!(target.kernel_rate("head.q8_0", 1.0, 1e6, 1).is_none());
     }
 }

@@ -21,4 +21,5 @@ pub mod roofline;
 pub mod rules;
 mod tree;
 
+pub use physical::prefix_step;
 pub use planner::{ASSUMPTIONS, Options, PlanError, RoleModel, optimize};

@@ -2,7 +2,7 @@
 //! threads, rows per register block, where prologues run, interleaved weights, and per site the placement of a shared
 //! prompt's keys. Rewrites never see these; every alternative gives the same tokens.
 
-use crate::roofline::{Part, Roofline, Time};
+use crate::roofline::{Part, Roofline, Time, attend_rows};
 use ir::model::Model;
 use ir::plan::{Cost, Decision, PrefixMode};
 use ir::schedule::{ModelSchedule, Numerics, Prologue};
@@ -45,13 +45,11 @@ pub(crate) fn schedule(
     demand: Demand,
 ) -> (ModelSchedule, Vec<Decision>) {
     let (model, target) = (roofline.model(), roofline.target());
-    let group = (model.heads / model.kv_heads.max(1)).max(1);
-    let registers = if target.isa.avx512 { 12 } else { 6 };
     let mut schedule = ModelSchedule {
         isa: target.isa,
         threads: 1,
         row_block: 1,
-        attend_rows: (registers / group).clamp(1, 8),
+        attend_rows: attend_rows(model, target),
         max_rows: MAX_ROWS,
         max_head_rows: 64,
         prologue: Prologue::Fused,
@@ -198,13 +196,8 @@ fn interleavable(model: &Model) -> bool {
 
 /// A decode step of `branches` sequences with `keys` keys of their own each behind a shared prompt, whose keys are placed
 /// one way; `None` when there is nothing to attend together. Making copies is not part of a step.
-pub(crate) fn prefix_step(
-    roofline: &Roofline<'_>,
-    branches: f64,
-    prompt: f64,
-    keys: f64,
-    mode: PrefixMode,
-) -> Option<Time> {
+#[must_use]
+pub fn prefix_step(roofline: &Roofline<'_>, branches: f64, prompt: f64, keys: f64, mode: PrefixMode) -> Option<Time> {
     #[allow(clippy::cast_precision_loss, reason = "a chunk is a few hundred keys")]
     let chunk = ir::program::CHUNK as f64;
     let whole = match mode {
@@ -218,26 +211,9 @@ pub(crate) fn prefix_step(
         return None;
     }
     // Whole shared chunks are attended by groups of rows together, the rest row by row.
-    let (model, target) = (roofline.model(), roofline.target());
-    let group = f64::from((model.heads / model.kv_heads.max(1)).max(1));
-    let together = match target.kind {
-        TargetKind::Gpu => branches,
-        TargetKind::Cpu => {
-            let registers: f64 = if target.isa.avx512 { 12.0 } else { 6.0 };
-            (registers / group).floor().clamp(1.0, 8.0).min(branches)
-        }
-    };
-    let own = Part { count: branches, rows: 1.0, keys: keys + prompt - whole, shared: 0.0, together: false };
-    let mut step = roofline.step(&[own], branches);
-    // The keys of a group are read once for its rows; groups read them again.
-    let groups = (branches / together).ceil();
-    let part = Part { count: together, shared: whole, together: true, ..own };
-    let with = roofline.step(&[part], 0.0);
-    let without = roofline.step(&[Part { shared: 0.0, together: false, ..part }], 0.0);
-    step.attend += (with.attend - without.attend).max(0.0) * groups;
-    step.kv_bytes += (with.kv_bytes - without.kv_bytes).max(0.0) * groups;
-    step.flops += (with.flops - without.flops).max(0.0) * branches / together;
-    step.launch += f64::from(model.layers) * branches * FOLD_SECONDS;
+    let part = Part { count: branches, rows: 1.0, keys: keys + prompt - whole, shared: whole, together: true };
+    let mut step = roofline.step(&[part], branches);
+    step.launch += f64::from(roofline.model().layers) * branches * FOLD_SECONDS;
     Some(step)
 }
 

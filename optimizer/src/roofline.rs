@@ -1,15 +1,16 @@
 //! The planner's cost model: seconds of prefills, decode steps and scores on a target, operator by operator.
 //!
-//! Takes a model, a target and the shape of a step; returns time, operations and bytes, and what bounds them. Per
-//! operator the time is `max(work / rate, bytes / bandwidth)`; a step adds launches or barriers. Rates come from the
-//! target's measured kernels where there are any, else from its peaks times the efficiencies below. Working sets choose
-//! the bandwidth (caches). It does not know strategies; `planner` adds those up.
+//! Takes a model, a target and the shape of a step; returns time, operations and bytes, and what bounds them. Where the
+//! target's kernels were measured, an operator's time is its work over the rate measured for its rows and working set,
+//! memory included: neither `max` nor sum of compute and memory held on machines whose caches hold a part of the weights.
+//! Elsewhere it is `max(work / rate, bytes / bandwidth)` from peaks and the efficiencies below. A step adds launches or
+//! barriers. It does not know strategies; `planner` adds those up.
 
 use crate::kinetics::{self, Attention, Mode, Workload};
 use ir::model::Model;
 use ir::plan::Cost;
 use ir::target::{Target, TargetKind};
-use ir::tensor::tile_bytes;
+use ir::tensor::{DType, tile_bytes};
 
 /// Share of the peak FLOP rate that unmeasured matrix products reach on a CPU: int8 dot products run faster than the f32
 /// peak of a profile, unpacking eats it up again.
@@ -126,9 +127,20 @@ pub struct Roofline<'a> {
     model: &'a Model,
     target: &'a Target,
     threads: u32,
-    layer_bytes: f64,
-    head_bytes: f64,
+    /// Matrices of the layers by type, then the output matrix.
+    layers: Vec<Linear>,
+    head: Linear,
+}
+
+/// Matrices of one type.
+#[derive(Clone, Debug)]
+struct Linear {
+    /// Kernel class that prices them.
     class: String,
+    /// Multiply-adds per row.
+    macs: f64,
+    /// Resident bytes.
+    bytes: f64,
 }
 
 fn float(x: u32) -> f64 {
@@ -139,8 +151,8 @@ impl<'a> Roofline<'a> {
     /// A model on a target with all its threads.
     #[must_use]
     pub fn new(model: &'a Model, target: &'a Target) -> Self {
-        let (layer_bytes, head_bytes) = weights(model);
-        Self { model, target, threads: target.threads.max(1), layer_bytes, head_bytes, class: class(model) }
+        let (layers, head) = weights(model, target);
+        Self { model, target, threads: target.threads.max(1), layers, head }
     }
 
     /// The same with another number of threads; more than the target has are no faster.
@@ -164,39 +176,39 @@ impl<'a> Roofline<'a> {
     /// Bytes of resident weights: tiles as the kernels read them, 16 bits per parameter for shapes without tensors.
     #[must_use]
     pub fn weight_bytes(&self) -> f64 {
-        self.layer_bytes + self.head_bytes
+        self.layer_bytes() + self.head_bytes()
     }
 
     /// Bytes of the layers' weights.
     #[must_use]
     pub fn layer_bytes(&self) -> f64 {
-        self.layer_bytes
+        self.layers.iter().map(|l| l.bytes).sum()
     }
 
     /// Bytes of the output matrix.
     #[must_use]
     pub fn head_bytes(&self) -> f64 {
-        self.head_bytes
+        self.head.bytes
     }
 
     /// Multiply-adds of the layers per row.
     #[must_use]
     pub fn layer_macs(&self) -> f64 {
-        let m = self.model;
-        let (h, q, kv) = (float(m.hidden), float(m.heads * m.head_dim), float(m.kv_heads * m.head_dim));
-        float(m.layers) * (h * (q + 2.0 * kv) + q * h + 3.0 * h * float(m.ffn))
+        self.layers.iter().map(|l| l.macs).sum()
     }
 
-    /// Multiply-adds per second of linear layers at `rows` rows.
-    fn linear_rate(&self, rows: f64) -> f64 {
-        let peak = self.target.flops / 2.0;
-        match self.target.kind {
-            TargetKind::Gpu => peak,
-            TargetKind::Cpu => self
-                .target
-                .kernel_rate(&self.class, rows, self.threads)
-                .unwrap_or(CPU_LINEAR * peak * self.thread_share()),
+    /// Seconds of matrices over `rows` rows in a step that goes through `working_set` bytes.
+    fn linear(&self, linear: &Linear, rows: f64, working_set: f64) -> f64 {
+        let work = rows * linear.macs;
+        if let Some(rate) = self.target.kernel_rate(&linear.class, rows, working_set, self.threads) {
+            return work / rate;
         }
+        let peak = self.target.flops / 2.0;
+        let rate = match self.target.kind {
+            TargetKind::Gpu => peak,
+            TargetKind::Cpu => CPU_LINEAR * peak * self.thread_share(),
+        };
+        (work / rate).max(linear.bytes / self.target.read_bandwidth(working_set, self.threads))
     }
 
     fn thread_share(&self) -> f64 {
@@ -208,16 +220,47 @@ impl<'a> Roofline<'a> {
         if self.target.kind == TargetKind::Cpu && self.threads == 1 { 0.0 } else { self.target.launch }
     }
 
-    /// Key × query-head pairs per second of attention when `together` query rows share the keys they read.
-    fn attend_rate(&self, together: f64) -> f64 {
-        let scale = 64.0 / float(self.model.head_dim);
+    /// Query heads that read a key together when `rows` rows may.
+    fn together(&self, rows: f64) -> f64 {
+        let group = (self.model.heads / self.model.kv_heads.max(1)).max(1);
         match self.target.kind {
-            TargetKind::Gpu => self.target.flops / (4.0 * float(self.model.head_dim)),
-            TargetKind::Cpu => self.target.kernel_rate("attend", together, self.threads).map_or_else(
-                || CPU_ATTEND * self.target.flops / 2.0 * self.thread_share() / (2.0 * float(self.model.head_dim)),
-                |rate| rate * scale,
+            TargetKind::Gpu => float(group) * rows,
+            TargetKind::Cpu => float(group) * rows.min(float(attend_rows(self.model, self.target))),
+        }
+    }
+
+    /// Key × query-head pairs per second of attention when `rows` rows may share the keys they read, which come out of
+    /// a working set of `bytes`.
+    fn attend_rate(&self, rows: f64, bytes: f64) -> f64 {
+        let head_dim = float(self.model.head_dim);
+        match self.target.kind {
+            TargetKind::Gpu => self.target.flops / (4.0 * head_dim),
+            TargetKind::Cpu => self.target.kernel_rate("attend", self.together(rows), bytes, self.threads).map_or_else(
+                || CPU_ATTEND * self.target.flops / 2.0 * self.thread_share() / (2.0 * head_dim),
+                |rate| rate * 64.0 / head_dim,
             ),
         }
+    }
+
+    /// Seconds of attention of one part of a step that goes through `working_set` bytes. Keys come from there once; rows
+    /// that read them again find one layer's keys in a cache near the core.
+    fn attend(&self, p: &Part, working_set: f64) -> f64 {
+        let m = self.model;
+        let (heads, layers) = (float(m.heads), float(m.layers));
+        let per_token = kv_bytes_per_token(m) / layers;
+        let seconds = |readers: f64, rows: f64, keys: f64| {
+            if readers <= 0.0 || keys <= 0.0 {
+                return 0.0;
+            }
+            let pairs = readers * keys * heads * layers;
+            let first = (rows.min(float(attend_rows(m, self.target))) / readers).min(1.0);
+            pairs * first / self.attend_rate(rows, working_set)
+                + pairs * (1.0 - first) / self.attend_rate(rows, keys * per_token)
+        };
+        // Causal attention within the new rows: half of them on average, itself included.
+        let own = p.count * seconds(p.rows, p.rows, p.keys + (p.rows + 1.0) / 2.0);
+        let together = if p.together { p.count * p.rows } else { p.rows };
+        own + seconds(p.count * p.rows, together, p.shared)
     }
 
     /// One step over `parts`, with logits for `heads` rows.
@@ -228,43 +271,38 @@ impl<'a> Roofline<'a> {
         if rows == 0.0 {
             return Time::default();
         }
-        let working_set = self.weight_bytes();
-        let bandwidth = self.target.read_bandwidth(working_set, self.threads);
-        let (layer_macs, head_macs) = (rows * self.layer_macs(), heads * float(m.hidden) * float(m.vocab));
         let head_bytes = if heads > 0.0 { self.head_bytes() } else { 0.0 };
         let weight_bytes = self.layer_bytes() + head_bytes;
-        let layers = (layer_macs / self.linear_rate(rows)).max(self.layer_bytes() / bandwidth);
-        let head = if heads > 0.0 { (head_macs / self.linear_rate(heads)).max(head_bytes / bandwidth) } else { 0.0 };
-        let memory = weight_bytes / bandwidth;
-
-        #[allow(clippy::cast_precision_loss, reason = "bytes per token are far below 2^53")]
-        let per_token = m.kv_bytes_per_token() as f64;
-        let (mut pairs, mut kv_bytes, mut attend) = (0.0, 0.0, 0.0);
+        let per_token = kv_bytes_per_token(m);
+        let (mut pairs, mut kv_bytes, mut resident) = (0.0, 0.0, 0.0);
         for p in parts {
-            // Causal attention within the new rows: half of them on average, itself included.
-            let own = p.rows * (p.keys + (p.rows + 1.0) / 2.0);
-            let seen = p.count * (own + p.rows * p.shared);
+            let seen = p.count * p.rows * (p.keys + (p.rows + 1.0) / 2.0 + p.shared);
             let read_shared = if p.together { p.shared } else { p.count * p.shared };
             pairs += seen * float(m.heads);
             kv_bytes += (read_shared + p.count * (p.keys + p.rows)) * per_token;
-            let group = float(m.heads / m.kv_heads.max(1));
-            let alone = p.count * own * float(m.heads) * float(m.layers);
-            let shared = p.count * p.rows * p.shared * float(m.heads) * float(m.layers);
-            let width = if p.together { group * p.count * p.rows } else { group * p.rows.min(4.0) };
-            attend += alone / self.attend_rate(group * p.rows.min(4.0)) + shared / self.attend_rate(width);
+            resident += (p.shared + p.count * (p.keys + p.rows)) * per_token;
         }
-        let kv_time = kv_bytes / self.target.read_bandwidth(working_set + kv_bytes, self.threads);
-        let flops = 2.0 * (layer_macs + head_macs) + 4.0 * pairs * float(m.head_dim) * float(m.layers);
+        let working_set = self.weight_bytes() + resident;
+        let bandwidth = self.target.read_bandwidth(working_set, self.threads);
+        let layers: f64 = self.layers.iter().map(|l| self.linear(l, rows, working_set)).sum();
+        let head = if heads > 0.0 { self.linear(&self.head, heads, working_set) } else { 0.0 };
+        let mut attend: f64 = parts.iter().map(|p| self.attend(p, working_set)).sum();
+        let kv_time = kv_bytes / bandwidth;
+        if self.target.kernel_rate("attend", 1.0, working_set, self.threads).is_none() {
+            attend = attend.max(kv_time);
+        }
+        let head_macs = if heads > 0.0 { heads * self.head.macs } else { 0.0 };
+        let flops = 2.0 * (rows * self.layer_macs() + head_macs) + 4.0 * pairs * float(m.head_dim) * float(m.layers);
         Time {
             linear: layers + head,
-            attend: attend.max(kv_time),
+            attend,
             launch: (float(m.layers) * LAUNCHES + 2.0) * self.launch(),
             flops,
             weight_bytes,
             kv_bytes,
             memory_bound: {
-                let streamed = memory.min(layers + head) + if kv_time >= attend { kv_time } else { 0.0 };
-                streamed / (layers + head + attend.max(kv_time)).max(f64::MIN_POSITIVE)
+                let streamed = (weight_bytes / bandwidth).min(layers + head) + kv_time.min(attend);
+                streamed / (layers + head + attend).max(f64::MIN_POSITIVE)
             },
         }
     }
@@ -303,33 +341,71 @@ impl<'a> Roofline<'a> {
     }
 }
 
-/// Bytes of the layers' weights and of the output matrix.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "weights are far below 2^53 bytes")]
-fn weights(model: &Model) -> (f64, f64) {
-    if model.tensors.is_empty() {
-        let head = 2.0 * float(model.hidden) * float(model.vocab);
-        return ((2.0 * model.parameters as f64 - head).max(0.0), head);
-    }
-    let bytes = |t: &ir::model::Tensor| match t.shape[..] {
-        [k, n] => tile_bytes(t.dtype, k as usize) as f64 * n.div_ceil(16) as f64,
-        _ => 4.0 * t.shape.iter().product::<u64>() as f64,
-    };
-    let sum = |keep: &dyn Fn(&str) -> bool| model.tensors.iter().filter(|t| keep(&t.name)).map(bytes).sum();
-    let name = if model.tensor("output.weight").is_some() { "output.weight" } else { "token_embd.weight" };
-    (sum(&|n| n.starts_with("blk.")), sum(&|n| n == name))
+/// Bytes of KV per token, all layers.
+#[allow(clippy::cast_precision_loss, reason = "bytes per token are far below 2^53")]
+fn kv_bytes_per_token(model: &Model) -> f64 {
+    model.kv_bytes_per_token() as f64
 }
 
-/// The most common type of the layers' matrices: the kernel class that prices them.
-fn class(model: &Model) -> String {
-    let mut best = ("f16", 0u64);
-    for dtype in ir::tensor::DType::ALL {
-        let elements = |t: &&ir::model::Tensor| t.dtype == dtype && t.shape.len() == 2 && t.name.starts_with("blk.");
-        let sum = model.tensors.iter().filter(elements).map(|t| t.shape.iter().product::<u64>()).sum();
-        if sum > best.1 {
-            best = (dtype.name(), sum);
+/// Rows that an attention item may hold: as many as keep their sums in registers.
+#[must_use]
+pub fn attend_rows(model: &Model, target: &Target) -> u32 {
+    let group = (model.heads / model.kv_heads.max(1)).max(1);
+    let registers = if target.isa.avx512 { 12 } else { 6 };
+    (registers / group).clamp(1, 8)
+}
+
+/// Types that are not measured, with the measured one of nearest size and unpacking.
+const STAND_INS: &[(DType, DType)] = &[
+    (DType::Q4_0, DType::Q4_1),
+    (DType::Q5_1, DType::Q5_0),
+    (DType::Q5_K, DType::Q4_K),
+    (DType::BF16, DType::F16),
+    (DType::F32, DType::F16),
+];
+
+/// The class that prices a type on a target.
+fn class(kind: &str, dtype: DType, target: &Target) -> String {
+    let name = |d: DType| format!("{kind}.{}", d.name().to_lowercase());
+    let own = name(dtype);
+    let measured = target.kernels.iter().any(|k| k.class == own);
+    match STAND_INS.iter().find(|(d, _)| *d == dtype) {
+        Some((_, other)) if !measured => name(*other),
+        _ => own,
+    }
+}
+
+/// The layers' matrices by type, and the output matrix. Shapes without tensors count as 16 bits per parameter.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "weights are far below 2^53 bytes")]
+fn weights(model: &Model, target: &Target) -> (Vec<Linear>, Linear) {
+    let m = model;
+    let head_macs = float(m.hidden) * float(m.vocab);
+    if model.tensors.is_empty() {
+        let (h, q, kv) = (float(m.hidden), float(m.heads * m.head_dim), float(m.kv_heads * m.head_dim));
+        let macs = float(m.layers) * (h * (q + 2.0 * kv) + q * h + 3.0 * h * float(m.ffn));
+        let head = Linear { class: class("head", DType::F16, target), macs: head_macs, bytes: 2.0 * head_macs };
+        let bytes = (2.0 * model.parameters as f64 - head.bytes).max(0.0);
+        return (vec![Linear { class: class("linear", DType::F16, target), macs, bytes }], head);
+    }
+    let size = |t: &ir::model::Tensor| match t.shape[..] {
+        [k, n] => (k as f64 * n as f64, tile_bytes(t.dtype, k as usize) as f64 * n.div_ceil(16) as f64),
+        _ => (0.0, 4.0 * t.shape.iter().product::<u64>() as f64),
+    };
+    let mut layers: Vec<Linear> = Vec::new();
+    for dtype in DType::ALL {
+        let (mut macs, mut bytes) = (0.0, 0.0);
+        for t in model.tensors.iter().filter(|t| t.dtype == dtype && t.name.starts_with("blk.")) {
+            let (m, b) = size(t);
+            macs += m;
+            bytes += b;
+        }
+        if bytes > 0.0 {
+            layers.push(Linear { class: class("linear", dtype, target), macs, bytes });
         }
     }
-    format!("linear.{}", best.0.to_lowercase())
+    let name = if model.tensor("output.weight").is_some() { "output.weight" } else { "token_embd.weight" };
+    let (dtype, bytes) = model.tensor(name).map_or((DType::F16, 2.0 * head_macs), |t| (t.dtype, size(t).1));
+    (layers, Linear { class: class("head", dtype, target), macs: head_macs, bytes })
 }
 
 /// Seconds, FLOPs and bytes of a workload as `inferc cost` prices it: decode only, like the Kinetics formulas, with
@@ -364,8 +440,9 @@ pub fn workload(model: &Model, work: Workload, attention: Attention, target: &Ta
         #[allow(clippy::cast_precision_loss, reason = "parameters are far below 2^53")]
         let linear_flops = n * 2.0 * model.parameters as f64 * g;
         let pairs = (sparse.flops - linear_flops).max(0.0) / (4.0 * float(model.head_dim));
-        let compute = pairs / roofline.attend_rate(float(model.heads / model.kv_heads.max(1)));
-        let memory = sparse.bytes / target.read_bandwidth(roofline.weight_bytes() + kv, target.threads);
+        let working_set = roofline.weight_bytes() + kv;
+        let compute = pairs / roofline.attend_rate(1.0, working_set);
+        let memory = sparse.bytes / target.read_bandwidth(working_set, target.threads);
         Time {
             attend: compute.max(memory),
             kv_bytes: sparse.bytes,

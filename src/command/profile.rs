@@ -4,14 +4,19 @@ use super::{OK, print, print_json, say};
 use crate::args::{Format, ProfileArgs};
 use anyhow::{Context as _, Result, bail};
 use inferc::cache::Cache;
-use inferc::{artifact, machine, profile};
-use ir::plan_text::three;
+use inferc::{artifact, machine, measure, profile, validate};
+use ir::plan_text::{seconds, three};
+use ir::schedule::Numerics;
+use optimizer::roofline::Roofline;
 use serde_json::json;
 use std::io::IsTerminal as _;
 use std::path::Path;
 
 /// Runs the command.
 pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
+    if !args.check.is_empty() {
+        return check(args);
+    }
     let output = match &args.output {
         Some(path) => path.clone(),
         None => machine::profile_path()
@@ -55,14 +60,86 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
             }
             for k in &target.kernels {
                 print(&format!(
-                    "{:<14} rows {:>4}   {:>8} G/s one thread   {:>8} G/s all\n",
+                    "{:<14} rows {:>4} over {:>6} MB   {:>8} G/s one thread   {:>8} G/s all\n",
                     k.class,
                     k.rows,
+                    three(k.bytes / 1e6),
                     three(k.one_thread / 1e9),
                     three(k.all_threads / 1e9)
                 ));
             }
             print(&format!("launch {} µs\n", three(target.launch * 1e6)));
+        }
+    }
+    Ok(OK)
+}
+
+/// Predicted beside measured for steps of real models, on one and on all threads.
+fn check(args: &ProfileArgs) -> Result<u8> {
+    let loud = std::io::stderr().is_terminal();
+    let mut all = Vec::new();
+    let mut rows = Vec::new();
+    for path in &args.check {
+        let wishes = machine::Wishes {
+            target: None,
+            threads: args.threads,
+            backend: None,
+            isa: None,
+            numerics: Numerics::Int8,
+            cache: true,
+        };
+        let machine = machine::Machine::new(&wishes, None)?;
+        for warning in &machine.warnings {
+            say(warning);
+        }
+        machine.runs_here()?;
+        let name = path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let mut teams = vec![1, machine.threads];
+        teams.dedup();
+        for threads in teams {
+            let (mut model, plan) = measure::load(
+                path,
+                &machine.target,
+                threads,
+                machine.numerics,
+                machine.backend,
+                machine.cache.as_ref(),
+            )?;
+            let roofline = Roofline::new(&plan.model, &machine.target).with_threads(threads);
+            let pairs = validate::run(&mut model, &roofline, args.depth, &mut |pair| {
+                if loud {
+                    say(&format!("{name} · {threads} threads · {}", pair.config));
+                }
+            })?;
+            rows.extend(pairs.iter().map(|p| (name.clone(), threads, *p)));
+            all.extend(pairs);
+        }
+    }
+    let (median, p90) = validate::quantiles(&all);
+    match args.format {
+        Format::Json => print_json(json!({
+            "configurations": all.len(), "median_error": median, "p90_error": p90,
+            "rows": rows.iter().map(|(model, threads, p)| json!({
+                "model": model, "threads": threads, "configuration": p.config.to_string(),
+                "predicted_seconds": p.predicted, "measured_seconds": p.measured, "error": p.error(),
+            })).collect::<Vec<_>>(),
+        })),
+        Format::Text => {
+            for (model, threads, p) in &rows {
+                print(&format!(
+                    "{model:<36} {threads} threads  {:<28} predicted {:>9}  measured {:>9}  {:>+6.1} %\n",
+                    p.config.to_string(),
+                    seconds(p.predicted),
+                    seconds(p.measured),
+                    100.0 * p.error()
+                ));
+            }
+            print(&format!(
+                "{} configurations: median error {:.1} %, 90th percentile {:.1} %\n",
+                all.len(),
+                100.0 * median,
+                100.0 * p90
+            ));
         }
     }
     Ok(OK)
