@@ -33,6 +33,8 @@ const SPILL_ROWS: f64 = 2.0;
 const STREAM_SECONDS: f64 = 0.3e-6;
 /// Seconds to fold one more partial state of attention, per row and layer.
 const FOLD_SECONDS: f64 = 20e-9;
+/// Bytes ahead in a stream of weights that blocks of several rows ask for: a few microseconds of their arithmetic.
+const PREFETCH: u32 = 4096;
 /// Prompt rows of a step at most.
 const MAX_ROWS: u32 = 512;
 
@@ -55,7 +57,7 @@ pub(crate) fn schedule(
         prologue: Prologue::Fused,
         interleave: interleavable(model),
         numerics,
-        prefetch: 0,
+        prefetch: PREFETCH,
     };
     let mut decisions = Vec::new();
     let (chosen, threads) = self::threads(roofline, threads, demand);
