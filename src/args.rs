@@ -253,7 +253,7 @@ pub(crate) struct BenchArgs {
     #[arg(value_name = "FILE[::STRATEGY]", required_unless_present_any = ["kernels", "roofs"])]
     pub source: Option<String>,
     /// JSON lines: one object per task with the strategy's parameters, and optionally `id`, `answer`, `verifier`.
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["kernels", "roofs"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["kernels", "roofs", "plans"])]
     pub data: Option<PathBuf>,
     /// Tasks to run at most.
     #[arg(long, value_name = "N")]
@@ -277,15 +277,21 @@ pub(crate) struct BenchArgs {
     /// may be repeated.
     #[arg(long = "case", value_name = "CASE")]
     pub cases: Vec<String>,
-    /// Repetitions of a case; the fastest counts.
+    /// Repetitions of a case, or rounds of plans.
     #[arg(long, default_value_t = 3)]
     pub repeat: u32,
+    /// Run the chosen plan and up to N plans beside it on the parameters after `--`: what the choice is worth.
+    #[arg(long, value_name = "N", conflicts_with_all = ["kernels", "data"])]
+    pub plans: Option<usize>,
     /// Bindings.
     #[command(flatten)]
     pub binding: Binding,
     /// Output.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+    /// With --plans: the strategy's parameters, after `--`.
+    #[arg(last = true, allow_hyphen_values = true, value_name = "PARAMETERS", requires = "plans")]
+    pub parameters: Vec<String>,
 }
 
 /// Cost models.

@@ -36,7 +36,7 @@ use codegen::Backend;
 use ir::artifact::{Artifact, Manifest};
 use ir::code::Code;
 use ir::kernel::Kernel;
-use ir::plan::ModelPlan;
+use ir::plan::{ModelPlan, Plan};
 use ir::program::Program;
 use ir::strategy::Strategy;
 use ir::target::{Isa, Target};
@@ -74,6 +74,14 @@ pub fn compile(
 ) -> Result<Artifact> {
     let plan = optimizer::optimize(strategy, models, target, &options.planner)?;
     debug_assert_eq!(ir::plan_check::plan(&plan), Ok(()));
+    generate(plan, target, options)
+}
+
+/// The second half of [`compile`], for a plan that is there: programs, token rules, machine code.
+///
+/// # Errors
+/// As [`compile`].
+pub fn generate(plan: Plan, target: &Target, options: &Options) -> Result<Artifact> {
     let mut programs = Vec::new();
     let mut code = Vec::new();
     for model in &plan.models {

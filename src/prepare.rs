@@ -117,17 +117,29 @@ impl Prepared {
     /// # Errors
     /// As [`crate::compile`].
     pub fn artifact(&self, machine: &Machine, assumptions: Assumptions, checked: &Checked) -> Result<Artifact> {
+        crate::compile(&self.strategy, &self.models, &machine.target, &self.options(machine, assumptions, checked))
+    }
+
+    /// The artifact of a plan that is there.
+    ///
+    /// # Errors
+    /// As [`crate::generate`].
+    pub fn generate(&self, plan: Plan, machine: &Machine, checked: &Checked) -> Result<Artifact> {
+        let options = self.options(machine, plan.assumptions, checked);
+        crate::generate(plan, &machine.target, &options)
+    }
+
+    fn options(&self, machine: &Machine, assumptions: Assumptions, checked: &Checked) -> crate::Options {
         let mut hasher = blake3::Hasher::new();
         for (_, text) in &checked.sources.0 {
             hasher.update(text.as_bytes());
             hasher.update(&[0]);
         }
-        let options = crate::Options {
+        crate::Options {
             planner: machine.planner(assumptions, self.values.clone()),
             backend: machine.backend,
             cache: machine.cache.clone(),
             source_hash: hasher.finalize().to_hex().to_string(),
-        };
-        crate::compile(&self.strategy, &self.models, &machine.target, &options)
+        }
     }
 }

@@ -13,6 +13,7 @@ mod extract;
 pub mod facts;
 pub mod kinetics;
 mod language;
+mod neighbours;
 mod physical;
 pub mod planner;
 mod prices;
@@ -21,5 +22,6 @@ pub mod roofline;
 pub mod rules;
 mod tree;
 
+pub use neighbours::neighbours;
 pub use physical::prefix_step;
 pub use planner::{ASSUMPTIONS, Options, PlanError, RoleModel, optimize};

@@ -20,10 +20,11 @@ use std::sync::atomic::Ordering;
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
-    match (args.kernels, args.roofs) {
-        (true, _) => kernels(args),
-        (_, true) => machine_roofs(args),
-        _ => strategy(args),
+    match args.plans {
+        Some(most) => super::plans::run(args, most),
+        None if args.kernels => kernels(args),
+        None if args.roofs => machine_roofs(args),
+        None => strategy(args),
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod explain;
 pub(crate) mod fmt;
 pub(crate) mod inspect;
 pub(crate) mod new;
+pub(crate) mod plans;
 pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod test;

@@ -173,7 +173,7 @@ fn from_source(
 }
 
 /// `--q text --n=8` as pairs.
-fn parameters(words: &[String]) -> Result<Vec<(String, String)>> {
+pub(crate) fn parameters(words: &[String]) -> Result<Vec<(String, String)>> {
     let mut out = Vec::new();
     let mut words = words.iter();
     while let Some(word) = words.next() {

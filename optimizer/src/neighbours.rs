@@ -1,0 +1,145 @@
+//! Plans beside the chosen one: what the planner considered and did not take, as plans that run.
+//!
+//! Takes a plan, returns plans that differ from it in one decision, then in two, each named by what differs. They give
+//! the same tokens at other speeds, so that running them shows what the choice was worth. Prices nothing.
+
+use crate::facts::{self, Kind};
+use ir::plan::{Plan, PrefixMode, ScoreMode, SitePlan};
+use ir::schedule::Prologue;
+use std::collections::BTreeMap;
+
+/// One decision, made otherwise.
+#[derive(Clone, Debug)]
+struct Change {
+    /// What is decided: changes of one subject exclude each other.
+    subject: (u8, usize),
+    name: String,
+    apply: Apply,
+}
+
+#[derive(Clone, Debug)]
+enum Apply {
+    Threads(u32),
+    RowBlock(usize, u32),
+    Prologue(usize, Prologue),
+    Apart(usize),
+    Site(usize, SitePlan),
+}
+
+impl Apply {
+    fn on(&self, plan: &mut Plan) {
+        let mut schedule = |model: usize, f: &dyn Fn(&mut ir::schedule::ModelSchedule)| {
+            if let Some(model) = plan.models.get_mut(model).and_then(Option::as_mut) {
+                f(&mut model.schedule);
+            }
+        };
+        match self {
+            Self::Threads(threads) => {
+                for model in plan.models.iter_mut().flatten() {
+                    model.schedule.threads = *threads;
+                }
+            }
+            Self::RowBlock(model, rows) => schedule(*model, &|s| s.row_block = *rows),
+            Self::Prologue(model, prologue) => schedule(*model, &|s| s.prologue = *prologue),
+            Self::Apart(model) => schedule(*model, &|s| s.interleave = false),
+            Self::Site(site, how) => plan.sites[*site] = how.clone(),
+        }
+    }
+}
+
+/// At most `most` plans beside `plan`, those of one changed decision first. `values` are those the plan was made with,
+/// `threads` the most there may be.
+#[must_use]
+pub fn neighbours(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32, most: usize) -> Vec<(String, Plan)> {
+    let changes = changes(plan, values, threads);
+    let single = changes.iter().map(|c| vec![c]);
+    let pairs = changes
+        .iter()
+        .enumerate()
+        .flat_map(|(i, a)| changes[i + 1..].iter().filter(|b| b.subject != a.subject).map(move |b| vec![a, b]));
+    single
+        .chain(pairs)
+        .take(most)
+        .map(|set| {
+            let mut other = plan.clone();
+            for change in &set {
+                change.apply.on(&mut other);
+            }
+            let names: Vec<&str> = set.iter().map(|c| c.name.as_str()).collect();
+            (names.join(" and "), other)
+        })
+        .collect()
+}
+
+fn changes(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32) -> Vec<Change> {
+    let mut all = Vec::new();
+    let mut add = |subject: (u8, usize), name: String, apply: Apply| all.push(Change { subject, name, apply });
+    let used = plan.models.iter().flatten().map(|m| m.schedule.threads).max().unwrap_or(1);
+    for t in (0..31).map(|i| 1_u32 << i).take_while(|t| *t < threads).chain([threads]).filter(|t| *t != used) {
+        add((0, 0), format!("{t} threads"), Apply::Threads(t));
+    }
+    let facts = facts::of(&plan.strategy, values);
+    for (index, site) in facts.sites.iter().enumerate() {
+        let Some(now) = plan.sites.get(site.id as usize) else { continue };
+        for (name, how) in site_changes(now, &site.kind) {
+            add((1, index), format!("site {}: {name}", site.id), Apply::Site(site.id as usize, how));
+        }
+    }
+    for (m, model) in plan.models.iter().enumerate() {
+        let Some(model) = model else { continue };
+        let (s, role) = (&model.schedule, &model.role);
+        let other = if s.prologue == Prologue::Fused { Prologue::Split } else { Prologue::Fused };
+        add((2, m), format!("{role}: prologues {}", format!("{other:?}").to_lowercase()), Apply::Prologue(m, other));
+        if s.interleave {
+            add((3, m), format!("{role}: gate and up apart"), Apply::Apart(m));
+        }
+        for rows in [8, 4, 2, 1].into_iter().filter(|r| *r != s.row_block) {
+            add((4, m), format!("{role}: blocks of {rows} rows"), Apply::RowBlock(m, rows));
+        }
+    }
+    all
+}
+
+/// Other schedules of a site.
+fn site_changes(now: &SitePlan, kind: &Kind) -> Vec<(String, SitePlan)> {
+    let mut all = Vec::new();
+    match (now, kind) {
+        (SitePlan::Generate { waves, prefix, bucket, prefill_chunk }, Kind::Generate { n, branches, .. }) => {
+            let (bucket, prefill_chunk) = (*bucket, *prefill_chunk);
+            let with = |waves: Vec<u32>, prefix, bucket| SitePlan::Generate { waves, prefix, bucket, prefill_chunk };
+            if *n > 1 || *branches {
+                for mode in [PrefixMode::Shared, PrefixMode::Cascade, PrefixMode::Copied] {
+                    if mode != *prefix {
+                        all.push((format!("prompt {mode}"), with(waves.clone(), mode, bucket)));
+                    }
+                }
+            }
+            if *n > 1 {
+                let cut = |parts: u32| -> Vec<u32> {
+                    (0..parts).map(|i| n * (i + 1) / parts - n * i / parts).filter(|w| *w > 0).collect()
+                };
+                for parts in [1, 2, 4] {
+                    let cut = if parts == 1 { Vec::new() } else { cut(parts) };
+                    let one = waves.len() <= 1 && cut.len() <= 1;
+                    if !one && cut != *waves && cut.len() != 1 {
+                        let name = if cut.is_empty() { "one wave".to_owned() } else { format!("waves of {cut:?}") };
+                        let bucket = cut.iter().copied().max().unwrap_or(*n);
+                        all.push((name, with(cut, *prefix, bucket)));
+                    }
+                }
+            }
+        }
+        (SitePlan::Score { mode: ScoreMode::Fused, bucket }, _) => {
+            all.push(("prefilled again".to_owned(), SitePlan::Score { mode: ScoreMode::Fresh, bucket: *bucket }));
+        }
+        (SitePlan::Verify { order, .. }, _) if order.len() > 1 => {
+            let mut other = now.clone();
+            if let SitePlan::Verify { order, .. } = &mut other {
+                order.reverse();
+            }
+            all.push(("checks in reverse".to_owned(), other));
+        }
+        _ => {}
+    }
+    all
+}
