@@ -33,7 +33,7 @@ pub const ROW_WORDS: usize = 8;
 /// The rows of an item are neighbours; the chunks' pages are the same for all of them.
 pub const ITEM_WORDS: usize = 8;
 /// Words (i64) of [`Buf::Step`]: rows, items, rows that want logits, KV pages in the pool, tokens to draw, edits of
-/// pages, 0, 0.
+/// pages, threads of the team (a hint for prefetches: results must not depend on it), 0.
 pub const STEP_WORDS: usize = 8;
 /// f32 statistics per logits row and vocabulary block ([`Buf::Stats`]): maximum, Σ exp(x − max), Σ (x − max)·exp(x − max),
 /// index of the maximum (as f32 bits of an i32).

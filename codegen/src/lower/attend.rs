@@ -135,12 +135,15 @@ struct Chunk {
     partial: Int,
     /// Pages from the chunk's first to the end of the item.
     to_end: Int,
+    /// Byte offset of the first keys of this thread's next unit.
+    after: Int,
 }
 
 /// The kernel. A unit is an item and a KV head.
 pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64) -> Built {
     let mut b = Build::new(name);
-    let items_n = step_words::load(&mut b, step_words::ITEMS);
+    let step = b.read_buf("step", Buf::Step);
+    let (items_n, team) = (b.load_i64(step.fixed(step_words::ITEMS)), b.load_i64(step.fixed(step_words::TEAM)));
     let items = b.read_buf("items", Buf::Items);
     // The most rows that still fit the accumulators; the rest of an item is taken by halves of it.
     let mut most = 1;
@@ -170,6 +173,10 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64) -> Built {
         let (from, to) = (word(item_words::FIRST_CHUNK), word(item_words::END_CHUNK));
         let table = word(item_words::TABLE);
         let partial = word(item_words::PARTIAL);
+        let after = b.add(unit, team);
+        let last = b.add_const(units, -1);
+        let after = b.min(after, last);
+        let after = a.first_keys(b, items, after);
         b.for_(from, to, 1, |b, chunk| {
             let opens = b.eq(chunk, from);
             let start = b.mul_const(chunk, CHUNK as i64);
@@ -177,7 +184,7 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64) -> Built {
             let table = b.mul_const(table, 4);
             let to_end = b.sub(to, chunk);
             let to_end = b.mul_const(to_end, GROUP as i64);
-            let chunk = |n, row| Chunk { n, row, head, start, opens, table, partial, to_end };
+            let chunk = |n, row| Chunk { n, row, head, start, opens, table, partial, to_end, after };
             let over = b.int(most - 1);
             let over = b.and(count, over);
             let full = b.sub(count, over);
@@ -239,6 +246,19 @@ impl Attend<'_> {
         b.scale_add(c.head, self.dims.head_stride(), base)
     }
 
+    /// Byte offset of the first keys that a unit reads.
+    fn first_keys(&self, b: &mut Build, items: Place, unit: Int) -> Int {
+        let (item, head) = b.div_rem(unit, self.dims.kv_heads);
+        let at = b.mul_const(item, item_words::BYTES);
+        let from = b.load_i64(items.at(at, item_words::FIRST_CHUNK));
+        let table = b.load_i64(items.at(at, item_words::TABLE));
+        let table = b.scale_add(from, GROUP as i64, table);
+        let table = b.mul_const(table, 4);
+        let number = b.load_i32(self.tables.at(table, 0));
+        let base = b.mul_const(number, self.dims.block_bytes());
+        b.scale_add(head, self.dims.head_stride(), base)
+    }
+
     /// Where to prefetch while page `page` of the chunk's keys is read: [`AHEAD`] further on in keys, then values.
     fn behind_keys(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int) -> Int {
         let ahead = b.add_const(page, self.ahead());
@@ -254,13 +274,17 @@ impl Attend<'_> {
     }
 
     /// The same while values are read: further on in values, then in the keys of the item's next chunk, whose pages end
-    /// at `next`.
+    /// at `next`, or of the next unit.
     fn behind_values(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int, next: Int) -> Int {
         let ahead = b.add_const(page, self.ahead());
         let last = b.add_const(next, -1);
         let at = b.min(ahead, last);
         let at = self.page(b, c, at);
         let values = b.add_const(at, GROUP as i64 * self.dims.block_bytes());
+        let over = b.sub(ahead, next);
+        // The next unit's first pages most often follow each other.
+        let after = b.scale_add(over, self.dims.block_bytes(), c.after);
+        let at = b.select(Cmp::Lt, ahead, next, at, after);
         b.select(Cmp::Lt, ahead, pages, values, at)
     }
 

@@ -128,6 +128,8 @@ mod step_words {
     pub(super) const DRAWS: i64 = 32;
     /// Edits of pages.
     pub(super) const EDITS: i64 = 40;
+    /// Threads of the team.
+    pub(super) const TEAM: i64 = 48;
 
     /// Declares the header and loads one word of it.
     pub(super) fn load(b: &mut Build, word: i64) -> Int {
