@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, Result, anyhow};
 use ir::artifact::Artifact;
-use ir::plan::{PrefixMode, SitePlan};
+use ir::plan::PrefixMode;
 use ir::rule::TokenRule;
 use ir::strategy::{Binding, Speaker};
 use runtime::chat::{ChatTemplate, Message};
@@ -160,7 +160,7 @@ pub fn load(
             }
         };
         let kv_pages = u32::try_from(plan.kv_pages).unwrap_or(u32::MAX);
-        let options = Options { threads, kv_pages, prefix: prefix_mode(&artifact.plan.sites) };
+        let options = Options { threads, kv_pages, prefix: PrefixMode::Shared };
         let mut model = LocalModel::new(loaded, &options).with_context(|| format!("model `{}`", plan.role))?;
         model.set_cancel(cancel.clone());
         codecs.insert(plan.role.clone(), codec.clone());
@@ -170,13 +170,6 @@ pub fn load(
     let engine = Arc::new(Engine::new(artifact.plan, tuned, rules)?);
     let session = Session::new(engine.clone(), models, bindings);
     Ok(Ready { engine, session, weight_bytes, codecs })
-}
-
-/// The mode of the heaviest generation: the results are the same bits in every mode, so one serves all sites of a model.
-fn prefix_mode(sites: &[SitePlan]) -> PrefixMode {
-    let mode =
-        |s: &SitePlan| if let SitePlan::Generate { prefix, bucket, .. } = s { Some((*bucket, *prefix)) } else { None };
-    sites.iter().filter_map(mode).max_by_key(|(bucket, _)| *bucket).map_or(PrefixMode::Shared, |(_, p)| p)
 }
 
 fn rules(artifact: &Artifact) -> Result<Option<Arc<dyn TokenRules>>> {

@@ -562,7 +562,8 @@ impl LocalModel {
     fn fill_tables(&mut self) {
         let work = std::mem::take(&mut self.work);
         let pages = self.pool.total();
-        let header = [work.row_count() as i64, work.item_count() as i64, 0, pages as i64, 0, 0, self.team.members() as i64, 0];
+        let header =
+            [work.row_count() as i64, work.item_count() as i64, 0, pages as i64, 0, 0, self.team.members() as i64, 0];
         self.buffer(Buf::Step).i64s_mut()[..header.len()].copy_from_slice(&header);
         self.buffer(Buf::Rows).i64s_mut()[..work.rows.len()].copy_from_slice(&work.rows);
         self.buffer(Buf::Items).i64s_mut()[..work.items.len()].copy_from_slice(&work.items);
@@ -748,6 +749,10 @@ impl LanguageModel for LocalModel {
         let mut out = Out { look: &mut look, choices: vec![None; appends.len()] };
         self.advance(appends, &mut out)?;
         Ok(out.choices)
+    }
+
+    fn place_prompts(&mut self, mode: PrefixMode) {
+        self.set_prefix_mode(mode);
     }
 
     fn kv_bytes(&self) -> u64 {

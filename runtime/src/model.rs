@@ -5,6 +5,7 @@
 
 use crate::error::Error;
 use crate::sample::{Choice, Draw};
+use ir::plan::PrefixMode;
 
 /// A sequence of a model: tokens whose keys and values are cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -166,6 +167,9 @@ pub trait LanguageModel: Send {
         }
         Ok(choices)
     }
+
+    /// How forks and steps treat the keys of shared prompts from now on; for speed only, the results are the same bits.
+    fn place_prompts(&mut self, _mode: PrefixMode) {}
 
     /// Bytes of KV in use now.
     fn kv_bytes(&self) -> u64;

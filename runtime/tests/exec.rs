@@ -4,6 +4,7 @@ mod exec_setup;
 
 use exec_setup::*;
 use inferc_runtime as runtime;
+use ir::plan::{PrefixMode, SitePlan};
 use ir::strategy::*;
 use runtime::exec::{Fired, TokenRules};
 use runtime::value::{EndReason, Value};
@@ -24,6 +25,20 @@ fn one_seed_gives_one_result_whatever_the_waves() {
     assert_ne!(plain(6, 12, &[], 8).texts(), all.texts());
     let distinct: std::collections::BTreeSet<String> = all.texts().into_iter().collect();
     assert!(distinct.len() > 3, "sequences draw for themselves: {distinct:?}");
+}
+
+#[test]
+fn each_site_places_its_prompt_as_planned() {
+    let mut b = Build::new();
+    b.sample(Some(3), 4, |_, _| {});
+    let list = b.sample(Some(2), 4, |_, _| {});
+    let plan = |prefix| SitePlan::Generate { waves: Vec::new(), prefix, bucket: 8, prefill_chunk: 2 };
+    let ran = run(b.plan(list, vec![plan(PrefixMode::Cascade), plan(PrefixMode::Copied)]), TableModel::new(mixed), 1);
+    ran.result.as_ref().expect("runs");
+    let placed = ran.log.placed.lock().expect("no panic before");
+    let count = |mode| placed.iter().filter(|p| **p == mode).count();
+    assert!(count(PrefixMode::Cascade) >= 2 && count(PrefixMode::Copied) >= 1, "{placed:?}");
+    assert_eq!(count(PrefixMode::Shared), 0);
 }
 
 #[test]

@@ -102,6 +102,8 @@ impl<'a> Interp<'a> {
     fn run_site(&mut self, site: &mut Site<'a>, work: &mut Work) -> Result<(), Flow> {
         self.prefill_site(site, work)?;
         loop {
+            // Arms of a `par` share the model: each asks for its own site's way.
+            site.role.host()?.place_prompts(site.prefix);
             let grown = std::mem::take(&mut work.grown);
             if grown > 0 || (work.live.is_empty() && work.waiting > 0) {
                 let wave = if grown > 0 {

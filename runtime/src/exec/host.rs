@@ -9,6 +9,7 @@ use crate::grammar::Grammars;
 use crate::model::{Append, LanguageModel, Row, SeqId, Wanted};
 use crate::sample::{Choice, Draw};
 use crate::script::Script;
+use ir::plan::PrefixMode;
 use ir::strategy::Binding;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -79,6 +80,11 @@ impl Host {
     /// The model.
     pub(crate) fn model(&self) -> &dyn LanguageModel {
         &*self.model
+    }
+
+    /// How the keys of shared prompts are treated from now on.
+    pub(crate) fn place_prompts(&mut self, mode: PrefixMode) {
+        self.model.place_prompts(mode);
     }
 
     /// A new sequence that holds the longest kept prefix of the prompt, and that prefix's length; at least one token of
@@ -185,11 +191,7 @@ impl Host {
     }
 
     /// Chooses tokens from rows of earlier steps.
-    pub(crate) fn choose(
-        &mut self,
-        rows: &[Row<'_>],
-        draws: &[(usize, Draw)],
-    ) -> Result<Vec<Option<Choice>>, Error> {
+    pub(crate) fn choose(&mut self, rows: &[Row<'_>], draws: &[(usize, Draw)]) -> Result<Vec<Option<Choice>>, Error> {
         self.model.choose(rows, draws)
     }
 

@@ -5,7 +5,7 @@ use super::rules;
 use super::{ChatMessage, RoleState, RunError};
 use crate::sample::Sampling;
 use crate::value::{Context, Value};
-use ir::plan::{ScoreMode, SitePlan};
+use ir::plan::{PrefixMode, ScoreMode, SitePlan};
 use ir::strategy::{Action, DistField, Generate, Speaker, Var, Window};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub(super) struct Site<'a> {
     pub(super) seed: u64,
     pub(super) statistics: Vec<(DistField, Window)>,
     pub(super) waves: VecDeque<u32>,
+    /// Where the keys of its prompt are.
+    pub(super) prefix: PrefixMode,
     pub(super) chunk: usize,
     /// Whether the model's sequences may share the row after the prompt.
     pub(super) shares: bool,
@@ -94,11 +96,11 @@ impl<'a> Interp<'a> {
             _ => None,
         };
         let branches = generate.rules.iter().flat_map(|r| &r.actions).any(|a| matches!(a, Action::Branch(_)));
-        let (waves, chunk) = match self.run.site_plan(generate.site) {
+        let (waves, prefix, chunk) = match self.run.site_plan(generate.site) {
             // Branches share one bound on sequences: all start together, so that who may branch is no matter of waves.
-            Some(SitePlan::Generate { waves, prefill_chunk, .. }) if !branches => (waves.clone(), *prefill_chunk),
-            Some(SitePlan::Generate { prefill_chunk, .. }) => (Vec::new(), *prefill_chunk),
-            _ => (Vec::new(), 0),
+            Some(SitePlan::Generate { prefix, prefill_chunk, .. }) if branches => (Vec::new(), *prefix, *prefill_chunk),
+            Some(SitePlan::Generate { waves, prefix, prefill_chunk, .. }) => (waves.clone(), *prefix, *prefill_chunk),
+            _ => (Vec::new(), PrefixMode::Shared, 0),
         };
         let fused = |plan: &SitePlan| matches!(plan, SitePlan::Score { mode: ScoreMode::Fused, .. });
         Ok(Site {
@@ -117,6 +119,7 @@ impl<'a> Interp<'a> {
             seed,
             statistics: rules::statistics(generate),
             waves: waves.into(),
+            prefix,
             chunk: if chunk == 0 { PREFILL } else { chunk as usize },
             shares,
             keeps: generate.n.is_none() || self.run.sites.iter().any(fused),

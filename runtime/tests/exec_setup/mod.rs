@@ -70,6 +70,8 @@ pub(crate) struct Log {
     pub(crate) prefilled: Mutex<usize>,
     pub(crate) live: Mutex<usize>,
     pub(crate) peak: Mutex<usize>,
+    /// Placement of prompts at each fork.
+    pub(crate) placed: Mutex<Vec<PrefixMode>>,
 }
 
 type Table = Arc<dyn Fn(&[u32]) -> [f32; 8] + Send + Sync>;
@@ -80,6 +82,7 @@ pub(crate) struct TableModel {
     table: Table,
     sequences: BTreeMap<u32, Vec<u32>>,
     next: u32,
+    placement: PrefixMode,
     pub(crate) log: Arc<Log>,
     /// Tokens that fit in all sequences together.
     pub(crate) room: usize,
@@ -94,6 +97,7 @@ impl TableModel {
             table: Arc::new(table),
             sequences: BTreeMap::new(),
             next: 0,
+            placement: PrefixMode::Shared,
             log: Arc::default(),
             room: usize::MAX,
         }
@@ -126,8 +130,13 @@ impl LanguageModel for TableModel {
         let copy = self.sequences[&seq.0].clone();
         self.next += 1;
         self.sequences.insert(self.next, copy);
+        self.log.placed.lock().expect("no panic before").push(self.placement);
         self.note();
         Ok(SeqId(self.next))
+    }
+
+    fn place_prompts(&mut self, mode: PrefixMode) {
+        self.placement = mode;
     }
 
     fn len(&self, seq: SeqId) -> usize {
