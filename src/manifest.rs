@@ -208,9 +208,9 @@ mod tests {
         .unwrap();
         assert_eq!(m.models["base"], Bound::Local(Binding::Gguf("/home/a/m/x.gguf".into())));
         assert_eq!(m.models["v"], Bound::Local(Binding::Numeric(4.0, 1e-6)));
+        assert_eq!(m.tunables["tau"], 2.0);
         let m = check("[models.v]\nlines = [\"./judge\", \"-q\"]").unwrap();
         assert_eq!(m.models["v"], Bound::Local(Binding::Lines(vec!["./judge".into(), "-q".into()])));
-        assert_eq!(m.tunables["tau"], 2.0);
     }
 
     #[test]
