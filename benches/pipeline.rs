@@ -36,6 +36,7 @@ fn stages(c: &mut Criterion) {
         threads: 2,
         numerics: ir::schedule::Numerics::Int8,
         naive: false,
+        forced: optimizer::lossy::Forced::default(),
     };
     let plan = optimizer::optimize(&strategy, &models, &target, &options).expect("a plan");
     let local = plan.models[0].as_ref().expect("the role has a model");

@@ -1,6 +1,7 @@
 //! Every argument of every command, with its help text.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ir::schedule::{Attention, KvFormat};
 use std::path::PathBuf;
 
 /// A compiler for inference strategies: .infer files to plans, kernels and tokens.
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Test(TestArgs),
     /// Measure a strategy on data, or the kernels of a model.
     Bench(BenchArgs),
+    /// Measure what int8 KV and attention to a part of the context do to a model's answers.
+    Fidelity(FidelityArgs),
     /// Price a workload with the Kinetics or the roofline cost model.
     Cost(CostArgs),
     /// Measure this machine and write its profile.
@@ -78,12 +81,44 @@ pub(crate) struct Binding {
     /// Arithmetic over quantised weights.
     #[arg(long, value_enum, default_value_t)]
     pub numerics: NumericsArg,
+    /// How keys and values are kept, where the strategy allows it: f16 | int8 (default: the planner decides).
+    #[arg(long, value_name = "FORMAT", value_parser = kv_format)]
+    pub kv: Option<KvFormat>,
+    /// Which pages of 16 tokens decoded tokens attend to, where the strategy allows it: dense | sparse:PAGES |
+    /// window:PAGES (default: the planner decides).
+    #[arg(long, value_name = "KIND", value_parser = attention)]
+    pub attention: Option<Attention>,
+    /// Prompt tokens the plan is made for [default: 200].
+    #[arg(long, value_name = "TOKENS")]
+    pub prompt: Option<u64>,
     /// Code generator (default: llvm where built in, else cranelift).
     #[arg(long, value_enum)]
     pub backend: Option<BackendArg>,
     /// Use no more CPU features than this.
     #[arg(long, value_enum)]
     pub isa: Option<IsaArg>,
+}
+
+/// Reads `f16` or `int8`.
+fn kv_format(text: &str) -> Result<KvFormat, String> {
+    let known = [KvFormat::F16, KvFormat::Int8];
+    known.into_iter().find(|f| f.name() == text).ok_or_else(|| "known are f16 and int8".to_owned())
+}
+
+/// Reads `dense`, `sparse:PAGES` or `window:PAGES`.
+fn attention(text: &str) -> Result<Attention, String> {
+    const MOST: u32 = 1 << 20;
+    let usage = || format!("expected dense, sparse:PAGES or window:PAGES with 4 to {MOST} pages of 16 tokens");
+    if text == "dense" {
+        return Ok(Attention::Dense);
+    }
+    let (kind, pages) = text.split_once(':').ok_or_else(usage)?;
+    let pages = pages.parse().ok().filter(|n| (4..=MOST).contains(n)).ok_or_else(usage)?;
+    match kind {
+        "sparse" => Ok(Attention::sparse(pages)),
+        "window" => Ok(Attention::window(pages)),
+        _ => Err(usage()),
+    }
 }
 
 /// Arithmetic classes.
@@ -159,9 +194,6 @@ pub(crate) struct ExplainArgs {
     /// Bindings.
     #[command(flatten)]
     pub binding: Binding,
-    /// Prompt tokens assumed by the estimate.
-    #[arg(long, value_name = "TOKENS", default_value_t = 200)]
-    pub prompt: u64,
     /// Output.
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -292,6 +324,42 @@ pub(crate) struct BenchArgs {
     /// With --plans: the strategy's parameters, after `--`.
     #[arg(last = true, allow_hyphen_values = true, value_name = "PARAMETERS", requires = "plans")]
     pub parameters: Vec<String>,
+}
+
+/// `inferc fidelity`
+#[derive(Debug, Args)]
+pub(crate) struct FidelityArgs {
+    /// GGUF file.
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Text to predict; several files are read one after the other.
+    #[arg(long = "text", value_name = "FILE", required = true)]
+    pub texts: Vec<PathBuf>,
+    /// Tokens of context; may be repeated (default: 2048, 4096 and 8000 where the model has them).
+    #[arg(long = "context", value_name = "TOKENS")]
+    pub contexts: Vec<usize>,
+    /// What to compare with dense attention over f16: KV,ATTENTION as in `int8,dense` or `f16,sparse:64`; may be
+    /// repeated.
+    #[arg(long = "with", value_name = "KV,ATTENTION", value_parser = cache, required = true)]
+    pub with: Vec<(KvFormat, Attention)>,
+    /// Last tokens of a context that are predicted and compared.
+    #[arg(long, default_value_t = 256)]
+    pub predict: usize,
+    /// Pass keys hidden in a context, at evenly spread depths; 0: none.
+    #[arg(long, default_value_t = 10)]
+    pub needles: usize,
+    /// Threads of the team (default: all cores this process may use).
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// Output; JSON is one line per measurement.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Reads `KV,ATTENTION`.
+fn cache(text: &str) -> Result<(KvFormat, Attention), String> {
+    let (kv, pages) = text.split_once(',').ok_or("expected KV,ATTENTION, as in int8,dense")?;
+    Ok((kv_format(kv)?, attention(pages)?))
 }
 
 /// Cost models.

@@ -17,6 +17,7 @@
 pub mod artifact;
 pub mod cache;
 pub mod engine;
+pub mod fidelity;
 pub mod grade;
 pub mod inputs;
 pub mod machine;

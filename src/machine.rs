@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use codegen::Backend;
 use ir::schedule::Numerics;
 use ir::target::{Isa, Target, TargetKind};
+use optimizer::lossy::Forced;
 use std::path::PathBuf;
 
 /// What the caller asked for; `None` where the machine decides.
@@ -25,6 +26,8 @@ pub struct Wishes {
     pub isa: Option<Isa>,
     /// Arithmetic class.
     pub numerics: Numerics,
+    /// Lossy choices to take instead of the planner's.
+    pub forced: Forced,
     /// Use the kernel cache.
     pub cache: bool,
 }
@@ -42,6 +45,8 @@ pub struct Machine {
     pub cache: Option<Cache>,
     /// Arithmetic class.
     pub numerics: Numerics,
+    /// Lossy choices to take instead of the planner's.
+    pub forced: Forced,
     /// What the person should know.
     pub warnings: Vec<String>,
 }
@@ -76,7 +81,7 @@ impl Machine {
             bail!("this build has no {} back end: build inferc with its feature", backend.name());
         }
         let cache = if wishes.cache { Cache::open().map_err(|why| warnings.push(why)).ok() } else { None };
-        Ok(Self { target, threads, backend, cache, numerics: wishes.numerics, warnings })
+        Ok(Self { target, threads, backend, cache, numerics: wishes.numerics, forced: wishes.forced, warnings })
     }
 
     /// The target can run code on this machine.
@@ -104,7 +109,14 @@ impl Machine {
         assumptions: ir::plan::Assumptions,
         values: std::collections::BTreeMap<String, f64>,
     ) -> optimizer::Options {
-        optimizer::Options { assumptions, values, threads: self.threads, numerics: self.numerics, naive: false }
+        optimizer::Options {
+            assumptions,
+            values,
+            threads: self.threads,
+            numerics: self.numerics,
+            naive: false,
+            forced: self.forced,
+        }
     }
 }
 

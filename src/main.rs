@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Run(a) => command::run::run(a),
         Command::Test(a) => command::test::run(a),
         Command::Bench(a) => command::bench::run(a),
+        Command::Fidelity(a) => command::fidelity::run(a),
         Command::Cost(a) => command::cost::run(a),
         Command::ProfileDevice(a) => command::profile::run(a),
         Command::Inspect(a) => command::inspect::run(a),

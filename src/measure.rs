@@ -9,7 +9,9 @@ use codegen::Backend;
 use ir::model::Model;
 use ir::plan::{ModelPlan, PrefixMode};
 use ir::schedule::Numerics;
+use ir::strategy::Allow;
 use ir::target::Target;
+use optimizer::lossy::Forced;
 use runtime::forward::{Loaded, LocalModel, Options};
 use runtime::gguf::Gguf;
 use runtime::model::{Append, LanguageModel, Row, SeqId, Wanted};
@@ -134,14 +136,26 @@ pub struct Measured {
 ///
 /// # Errors
 /// When the planner finds none.
-pub fn plan(path: &Path, model: &Model, target: &Target, threads: u32, numerics: Numerics) -> Result<ModelPlan> {
-    let strategy = workload_strategy();
+pub fn plan(
+    path: &Path,
+    model: &Model,
+    target: &Target,
+    threads: u32,
+    numerics: Numerics,
+    forced: Forced,
+) -> Result<ModelPlan> {
+    let mut strategy = workload_strategy();
+    // Nobody's answer depends on a measurement: what is forced is allowed, and nothing else.
+    let allow = |name: &str, value: &str| Allow { name: name.to_owned(), value: value.to_owned() };
+    strategy.allow.extend(forced.kv.map(|_| allow("kv_quant", "int8")));
+    strategy.allow.extend(forced.attention.map(|_| allow("sparse_attention", "1")));
     let options = optimizer::Options {
         assumptions: optimizer::ASSUMPTIONS,
         values: std::collections::BTreeMap::new(),
         threads,
         numerics,
         naive: false,
+        forced,
     };
     let bound = optimizer::RoleModel { path: path.display().to_string(), model: model.clone() };
     let plan = optimizer::optimize(&strategy, &[Some(bound)], target, &options)?;
@@ -205,12 +219,13 @@ pub fn load(
     target: &Target,
     threads: u32,
     numerics: Numerics,
+    forced: Forced,
     backend: Backend,
     cache: Option<&crate::cache::Cache>,
 ) -> Result<(LocalModel, ModelPlan)> {
     let gguf = Arc::new(Gguf::open(path)?);
     let model = gguf.model()?;
-    let mut plan = plan(path, &model, target, threads, numerics)?;
+    let mut plan = plan(path, &model, target, threads, numerics, forced)?;
     plan.schedule.threads = threads;
     let program = crate::program(&plan)?;
     let code = crate::machine_code(&program.kernels, target.isa, backend, cache)?;

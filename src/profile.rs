@@ -15,6 +15,7 @@ use ir::plan::PrefixMode;
 use ir::schedule::Numerics;
 use ir::target::{Bandwidth, KernelRate, Target};
 use ir::tensor::{DType, tile_bytes};
+use optimizer::lossy::Forced;
 use optimizer::roofline::Roofline;
 use runtime::device::cpu::{Function, Launch, Team};
 use runtime::device::probe;
@@ -137,7 +138,7 @@ fn load(
     gguf_image: &Arc<Gguf>,
 ) -> Result<LocalModel> {
     let model = gguf_image.model()?;
-    let mut plan = measure::plan(Path::new("synthetic"), &model, target, threads, Numerics::Int8)?;
+    let mut plan = measure::plan(Path::new("synthetic"), &model, target, threads, Numerics::Int8, Forced::default())?;
     plan.schedule.threads = threads;
     let program = crate::program(&plan)?;
     let code = crate::machine_code(&program.kernels, target.isa, backend, cache)?;

@@ -66,7 +66,7 @@ pub fn rows(plan: &Plan, target: &Target, metrics: &Metrics) -> Vec<Row> {
             steps: m.steps,
             rows: m.rows,
         };
-        let (prefill, decode) = replay::site(&model.model, target, model.schedule.threads, counts);
+        let (prefill, decode) = replay::site(&model.model, target, &model.schedule, counts);
         if m.prompt_tokens > 0 {
             let name = format!("prefill {}", model.role);
             out.push(Row {

@@ -294,7 +294,7 @@ Mended:
     W0404 "a label has no arm"
 "A label of the choice has no arm of its own, so it goes to `else`. Give it an arm if that is not meant."
     W0405 "an allowance has no effect yet"
-"The approximation is known, but the planner has no such alternative yet: the program runs exactly, at the exact cost."
+"The approximation is known, but the planner has no such alternative yet: it changes neither results nor costs."
     W0421 "KV of one model is useless to another"
 "Keys and values belong to one model. A precomputed context that is not warmed for the answering model is prefilled again
 when the question arrives.

@@ -121,7 +121,7 @@ impl Display for Plan {
             writeln!(
                 f,
                 "model {i} {}: {:?} {} layers, {} weights, {} KV pages\n  threads={} row_block={} attend_rows={} \
-                 prologue={:?} interleave={} numerics={:?} rows≤{} heads≤{}",
+                 prologue={:?} interleave={} numerics={:?} kv={} attention={} rows≤{} heads≤{}",
                 m.role,
                 m.model.family,
                 m.model.layers,
@@ -133,6 +133,8 @@ impl Display for Plan {
                 s.prologue,
                 s.interleave,
                 s.numerics,
+                s.kv.name(),
+                s.attention,
                 s.max_rows,
                 s.max_head_rows
             )?;

@@ -11,8 +11,15 @@
 //! is the left fold, in chunk order, of its chunks' partial states `(m, l, o)`. A partial may cover the chunks `0..c`
 //! (first partial) or exactly one chunk (the others), so the fold is the same however work is cut: results are the same
 //! bits for any batch, any sharing and any number of threads.
+//!
+//! **Attention to a part of the pages.** In layers from [`Program::dense_layers`] on, launches read [`Buf::PartStep`],
+//! [`Buf::PartRows`] and [`Buf::PartItems`] in place of their namesakes. There, a decoded row with more pages than the
+//! budget is a row over the pages of a *list* behind the sequences' tables in [`Buf::Tables`]: positions are counted along
+//! the list, its limit is the list's, and everything else (chunks, fold, partials) is as above. The runtime writes the
+//! lists of a window; lists chosen by bounds are written by a kernel, one per row and KV head, as [`Buf::Picks`] says.
 
 use crate::kernel::Kernel;
+use crate::schedule::{Attention, KvFormat};
 use crate::tensor::DType;
 use serde::{Deserialize, Serialize};
 
@@ -29,12 +36,16 @@ pub const GROUP: usize = CHUNK / PAGE;
 /// row, itself included), index of its first partial in [`Buf::Partials`], number of partials, 0, 0, 0.
 pub const ROW_WORDS: usize = 8;
 /// Words (i64) per attention item of [`Buf::Items`]: first row, rows (1..=`attend_rows`), first chunk, end chunk,
-/// index in [`Buf::Tables`] of the sequence's first page, which partial of each row it writes (0, 1, …), 0, 0.
+/// index in [`Buf::Tables`] of the sequence's first page, which partial of each row it writes (0, 1, …), how much further
+/// in [`Buf::Tables`] the list of the next KV head is (0: all heads read the same pages), 0.
 /// The rows of an item are neighbours; the chunks' pages are the same for all of them.
 pub const ITEM_WORDS: usize = 8;
 /// Words (i64) of [`Buf::Step`]: rows, items, rows that want logits, KV pages in the pool, tokens to draw, edits of
-/// pages, threads of the team (a hint for prefetches: results must not depend on it), 0.
+/// pages, threads of the team (a hint for prefetches: results must not depend on it), lists of pages to choose.
 pub const STEP_WORDS: usize = 8;
+/// Words (i64) per entry of [`Buf::Picks`]: row, index in [`Buf::Tables`] of its sequence's first page, pages it sees,
+/// index in [`Buf::Tables`] of the list of KV head 0; the lists of further heads follow at the distance of the budget.
+pub const PICK_WORDS: usize = 4;
 /// f32 statistics per logits row and vocabulary block ([`Buf::Stats`]): maximum, Σ exp(x − max), Σ (x − max)·exp(x − max),
 /// index of the maximum (as f32 bits of an i32).
 pub const STAT_WORDS: usize = 4;
@@ -56,6 +67,14 @@ pub const EDIT_WORDS: usize = 4;
 /// Vocabulary entries per statistics block.
 pub const STAT_BLOCK: usize = 2048;
 
+/// Blocks (of [`KvFormat::head_bytes`]) of one KV head in a group of pages: its keys, its values, and room for the summaries
+/// of the pages where they have any.
+#[must_use]
+pub fn head_blocks(kv: KvFormat, head_dim: u64, summaries: bool) -> u64 {
+    let room = if summaries { 4 * GROUP as u64 * head_dim } else { 0 };
+    2 * GROUP as u64 + room.div_ceil(kv.head_bytes(head_dim).max(1))
+}
+
 /// Memory a launch may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Buf {
@@ -65,19 +84,30 @@ pub enum Buf {
     Rows,
     /// Attention items, [`ITEM_WORDS`] × i64 each; written by the runtime.
     Items,
-    /// Page numbers (i32) of all sequences in the step; written by the runtime.
+    /// [`Buf::Step`] for layers that attend to a part of the pages; written by the runtime.
+    PartStep,
+    /// [`Buf::Rows`] for those layers: the limit is the list's where there is one. Written by the runtime.
+    PartRows,
+    /// [`Buf::Items`] for those layers; written by the runtime.
+    PartItems,
+    /// Lists that a kernel has to choose, [`PICK_WORDS`] × i64 each; written by the runtime.
+    Picks,
+    /// Page numbers (i32) of all sequences in the step, written by the runtime; behind them lists of pages.
     Tables,
     /// Rows (i32) whose logits are wanted; written by the runtime.
     HeadRows,
     /// Rope table, f32: `[position][2][head_dim / 2]`, the cosines of a position, then its sines; written once at load.
     Rope,
-    /// Keys of one layer, f16. With `block = 2·PAGE·head_dim` bytes, the keys of head `h` on the page with number `n`
-    /// are `[head_dim][PAGE]` at byte `(n + 2·GROUP·h)·block` behind [`Arg::Kv`]. Numbers are the pool's: those of a
-    /// group's pages follow each other, and between groups there is room for what else the pool keeps there.
+    /// Keys of one layer. With `block =` [`KvFormat::head_bytes`], the keys of head `h` on the page with number `n` are
+    /// `[head_dim][PAGE]` elements, for int8 with `[PAGE]` f32 scales behind them, at byte `(n + h·`[`head_blocks`]`)·block`
+    /// behind [`Arg::Kv`]. Numbers are the pool's: those of a group's pages follow each other, the first is a multiple of
+    /// [`GROUP`], and between groups there is room for what else the pool keeps there.
     Keys,
-    /// Values of one layer, f16: `[PAGE][head_dim]` per page and head, at the same offsets as the keys; a prefetch may
-    /// count on them lying `GROUP` blocks behind the keys.
+    /// Values of one layer: `[PAGE][head_dim]` per page and head, for int8 with scales as keys have them, at the same
+    /// offsets as the keys; a prefetch may count on them lying `GROUP` blocks behind the keys.
     Values,
+    /// Keys and values of the step's rows before they are rounded to int8, f32: `[row][2][kv_heads · head_dim]`.
+    Fresh,
     /// Residual stream, f32 `[row][hidden]`; the runtime writes embeddings, `forward` leaves the last layer's output.
     Hidden,
     /// Scaled queries, f32 `[row][heads · head_dim]`.
@@ -137,6 +167,10 @@ pub enum Arg {
     Weight(u32, u64),
     /// Address of [`Buf::Keys`] (`false`) or [`Buf::Values`] (`true`) of a layer.
     Kv(u32, bool),
+    /// Address of the summaries of a layer's pages. That of head `h` and the page with number `n = g + i`, `i < GROUP`, is
+    /// `[2][head_dim]` f16 at byte `(g + h·`[`head_blocks`]`)·block + i·4·head_dim`: the minimum, then the maximum of every
+    /// channel over the keys of the page, rounded outwards. Only full pages have one.
+    Summary(u32),
     /// An integer.
     Int(i64),
     /// Byte stride between threads in [`Buf::Scratch`].
@@ -223,8 +257,22 @@ pub struct Program {
     pub attend_rows: u32,
     /// Bytes of keys (and of values) per page and layer.
     pub page_bytes: u64,
+    /// Bytes of summaries per page and layer; 0 when there are none.
+    pub summary_bytes: u64,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
+    /// Which pages decoded tokens attend to.
+    pub attention: Attention,
     /// Rows of one step at most.
     pub max_rows: u32,
     /// Rows of one step that may want logits.
     pub max_head_rows: u32,
+}
+
+impl Program {
+    /// Layers that attend to all pages; the others read the tables of [`Buf::PartRows`] and its like.
+    #[must_use]
+    pub fn dense_layers(&self) -> u32 {
+        self.attention.dense_layers()
+    }
 }

@@ -1,5 +1,6 @@
 //! How one model's forward program is to be generated: the planner writes it, `codegen::lower` reads it.
 
+use crate::program::PAGE;
 use crate::target::Isa;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,136 @@ pub enum Prologue {
     Fused,
     /// A kernel of its own prepares the rows, divided over the team: one more barrier, no repeated work.
     Split,
+}
+
+/// How keys and values are kept. Named in reports; never mixed within one sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum KvFormat {
+    /// 16-bit floats. The default.
+    #[default]
+    F16,
+    /// Signed bytes with one f32 scale per token and head, symmetric: `x ≈ q · max|x| / 127`. Lossy: only where the
+    /// strategy allows it.
+    Int8,
+}
+
+impl KvFormat {
+    /// Name on the command line and in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// Bytes of one element, without its share of a scale.
+    #[must_use]
+    pub fn element_bytes(self) -> u64 {
+        match self {
+            Self::F16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+
+    /// Bytes of the keys (and of the values) of one page and head: the elements, then the scales of its tokens.
+    #[must_use]
+    pub fn head_bytes(self, head_dim: u64) -> u64 {
+        let scales = match self {
+            Self::F16 => 0,
+            Self::Int8 => 4 * PAGE as u64,
+        };
+        (self.element_bytes() * PAGE as u64).saturating_mul(head_dim).saturating_add(scales)
+    }
+}
+
+/// Which pages a decoded token attends to. Prompts and scored texts always attend to everything before them.
+///
+/// Whatever is left out is left out by pages of [`PAGE`] tokens. A sequence that has no more pages than `pages` attends to
+/// all of them, in the same order and to the same bits as [`Attention::Dense`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Attention {
+    /// All of them. The default.
+    #[default]
+    Dense,
+    /// The first `sinks` and the last `window` pages, and of those between them, for each KV head by itself, the ones
+    /// whose bound on the scores is largest (minimum and maximum of every channel of the keys, as in Quest, summed over
+    /// the query heads of the KV head): `pages` in all. Lossy: only where the strategy allows it.
+    Sparse {
+        /// Pages attended to.
+        pages: u32,
+        /// First pages, always attended to.
+        sinks: u32,
+        /// Last pages, always attended to; at least 1, the page that is being filled.
+        window: u32,
+        /// First layers, which stay dense.
+        dense_layers: u32,
+    },
+    /// The first `sinks` and the last `window` pages. Forgets what lies between: for comparing.
+    Window {
+        /// First pages.
+        sinks: u32,
+        /// Last pages, at least 1.
+        window: u32,
+        /// First layers, which stay dense.
+        dense_layers: u32,
+    },
+}
+
+impl Attention {
+    /// Sparse attention over so many pages: one page of sinks, an eighth of the pages (at least 2) as the window, two
+    /// dense layers.
+    #[must_use]
+    pub fn sparse(pages: u32) -> Self {
+        Self::Sparse { pages, sinks: 1, window: (pages / 8).max(2), dense_layers: 2 }
+    }
+
+    /// A sliding window of so many pages, one of them sinks; two dense layers.
+    #[must_use]
+    pub fn window(pages: u32) -> Self {
+        Self::Window { sinks: 1, window: pages.saturating_sub(1), dense_layers: 2 }
+    }
+
+    /// Pages attended to at most; `None` when all are.
+    #[must_use]
+    pub fn pages(&self) -> Option<u32> {
+        match self {
+            Self::Dense => None,
+            Self::Sparse { pages, .. } => Some(*pages),
+            Self::Window { sinks, window, .. } => Some(sinks.saturating_add(*window)),
+        }
+    }
+
+    /// Layers that attend to everything; `u32::MAX` when all do.
+    #[must_use]
+    pub fn dense_layers(&self) -> u32 {
+        match self {
+            Self::Dense => u32::MAX,
+            Self::Sparse { dense_layers, .. } | Self::Window { dense_layers, .. } => *dense_layers,
+        }
+    }
+
+    /// Pages are chosen by bounds, which needs summaries of pages.
+    #[must_use]
+    pub fn chooses(&self) -> bool {
+        matches!(self, Self::Sparse { .. })
+    }
+}
+
+impl std::fmt::Display for Attention {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dense => f.write_str("dense"),
+            Self::Sparse { pages, sinks, window, dense_layers } => write!(
+                f,
+                "sparse:{pages} ({} of {pages} pages by bounds, {sinks} first, {window} last, {dense_layers} dense layers)",
+                pages.saturating_sub(sinks.saturating_add(*window))
+            ),
+            Self::Window { sinks, window, dense_layers } => {
+                write!(f, "window:{} ({sinks} first, {window} last, {dense_layers} dense layers)", sinks + window)
+            }
+        }
+    }
 }
 
 /// The schedule of one model on one target.
@@ -45,4 +176,8 @@ pub struct ModelSchedule {
     pub numerics: Numerics,
     /// Distance of software prefetch in weight streams of three rows and more, bytes; 0: none.
     pub prefetch: u32,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
+    /// Which pages decoded tokens attend to.
+    pub attention: Attention,
 }

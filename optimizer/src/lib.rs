@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`kinetics`] (published formulas, for comparing), [`roofline`] (what decisions are priced with),
 //! [`facts`] (what of a strategy matters), the crate-private `language`, `rules`, `extract` (the e-graph), `physical`
-//! (properties chosen by enumeration), `prices` (what a term costs), `decisions` and `tree` (the chosen term as a plan
+//! (properties chosen by enumeration), [`lossy`] (what only an allowance permits), `prices` (what a term costs), `decisions` and `tree` (the chosen term as a plan
 //! and as a report), and [`planner`], whose `optimize` is the pipeline. [`replay`] prices what a run really did.
 
 #![warn(clippy::disallowed_methods)]
@@ -13,6 +13,7 @@ mod extract;
 pub mod facts;
 pub mod kinetics;
 mod language;
+pub mod lossy;
 mod neighbours;
 mod physical;
 pub mod planner;

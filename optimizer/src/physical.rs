@@ -2,10 +2,11 @@
 //! threads, rows per register block, where prologues run, interleaved weights, and per site the placement of a shared
 //! prompt's keys. Rewrites never see these; every alternative gives the same tokens.
 
+use crate::lossy::{self, Allowed, Forced};
 use crate::roofline::{Part, Roofline, Time, attend_rows};
 use ir::model::Model;
 use ir::plan::{Cost, Decision, PrefixMode};
-use ir::schedule::{ModelSchedule, Numerics, Prologue};
+use ir::schedule::{Attention, KvFormat, ModelSchedule, Numerics, Prologue};
 use ir::target::TargetKind;
 use ir::tensor::DType;
 
@@ -45,6 +46,7 @@ pub(crate) fn schedule(
     threads: u32,
     numerics: Numerics,
     demand: Demand,
+    (allowed, forced): (Allowed, &Forced),
 ) -> (ModelSchedule, Vec<Decision>) {
     let (model, target) = (roofline.model(), roofline.target());
     let mut schedule = ModelSchedule {
@@ -58,12 +60,18 @@ pub(crate) fn schedule(
         interleave: interleavable(model),
         numerics,
         prefetch: PREFETCH,
+        kv: KvFormat::F16,
+        attention: Attention::Dense,
     };
     let mut decisions = Vec::new();
     let (chosen, threads) = self::threads(roofline, threads, demand);
     schedule.threads = chosen;
     decisions.extend(threads);
     let roofline = &roofline.with_threads(chosen);
+    let (kv, attention, lossy) = lossy::choose(roofline, allowed, forced, demand);
+    (schedule.kv, schedule.attention) = (kv, attention);
+    decisions.extend(lossy);
+    let roofline = &roofline.with_cache(kv, attention);
     let (chosen, block) = row_block(roofline, numerics, demand);
     schedule.row_block = chosen;
     decisions.push(block);
@@ -221,7 +229,6 @@ pub fn prefix_step(roofline: &Roofline<'_>, branches: f64, prompt: f64, keys: f6
 
 /// Giving every branch but the first a copy of the prompt's keys: a read and a write.
 pub(crate) fn copies(roofline: &Roofline<'_>, branches: f64, prompt: f64) -> Time {
-    #[allow(clippy::cast_precision_loss, reason = "bytes per token are far below 2^53")]
-    let bytes = 2.0 * (branches - 1.0).max(0.0) * prompt * roofline.model().kv_bytes_per_token() as f64;
+    let bytes = 2.0 * (branches - 1.0).max(0.0) * prompt * roofline.kv_bytes_per_token();
     Time { attend: bytes / roofline.target().bandwidth, kv_bytes: bytes, memory_bound: 1.0, ..Time::default() }
 }

@@ -3,6 +3,7 @@
 use crate::extract::{self, Point};
 use crate::facts::{self, Facts, Kind};
 use crate::language::{self, Term};
+use crate::lossy::Forced;
 use crate::prices::World;
 use crate::rules;
 use egg::{EGraph, Id, Runner, SimpleScheduler};
@@ -36,6 +37,8 @@ pub struct Options {
     pub numerics: Numerics,
     /// Keep the seed plan: no rewrites, every site as written. For comparing.
     pub naive: bool,
+    /// Lossy choices to take instead of the planner's own, where the strategy allows them.
+    pub forced: Forced,
 }
 
 /// Assumptions when nothing better is known: prompts of 200 tokens, sequences half as long as allowed, an even chance
@@ -49,6 +52,8 @@ pub enum PlanError {
     Memory(String, u64, u64),
     /// A generator role has no model.
     Unbound(String),
+    /// A lossy choice was asked for that the strategy does not allow; the whole message.
+    Forbidden(String),
 }
 
 impl std::fmt::Display for PlanError {
@@ -63,6 +68,7 @@ impl std::fmt::Display for PlanError {
                 gb(need),
                 gb(have)
             ),
+            Self::Forbidden(why) => f.write_str(why),
             Self::Unbound(role) => write!(f, "role `{role}` generates text but is bound to no model"),
         }
     }
@@ -73,7 +79,7 @@ impl std::error::Error for PlanError {}
 /// Plans a strategy. `models[i]` belongs to role `i`; verifier roles have none.
 ///
 /// # Errors
-/// When a generator role has no model or memory is too small.
+/// When a generator role has no model, memory is too small, or what is forced is not allowed.
 pub fn optimize(
     strategy: &Strategy,
     models: &[Option<RoleModel>],

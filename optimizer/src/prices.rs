@@ -7,6 +7,7 @@
 use crate::extract::{self, Prices};
 use crate::facts::{Check, Facts, Kind, Site};
 use crate::language::{JUDGE, START, Term, check_of, check_prior};
+use crate::lossy::Allowed;
 use crate::physical::{self, Demand};
 use crate::planner::{Options, PlanError, RoleModel};
 use crate::roofline::{Roofline, Time};
@@ -103,6 +104,8 @@ impl<'a> World<'a> {
             memory: target.memory,
             waves: RefCell::default(),
         };
+        let allowed = Allowed::of(&strategy.allow);
+        allowed.check(&options.forced, strategy).map_err(PlanError::Forbidden)?;
         world.contexts();
         for (i, role) in strategy.roles.iter().enumerate() {
             let Some(bound) = models.get(i).and_then(Option::as_ref) else {
@@ -115,12 +118,14 @@ impl<'a> World<'a> {
             };
             let roofline = Roofline::new(&bound.model, target);
             let demand = world.demand(i as u32);
+            let lossy = (allowed, &options.forced);
             let (schedule, decisions) =
-                physical::schedule(&role.name, &roofline, options.threads.max(1), options.numerics, demand);
+                physical::schedule(&role.name, &roofline, options.threads.max(1), options.numerics, demand, lossy);
             world.decisions.extend(decisions);
             let weight_bytes = roofline.weight_bytes() as u64;
             world.memory -= weight_bytes as f64;
-            world.rooflines.push(Some(roofline.with_threads(schedule.threads)));
+            let roofline = roofline.with_threads(schedule.threads).with_cache(schedule.kv, schedule.attention);
+            world.rooflines.push(Some(roofline));
             world.plans.push(Some(ModelPlan {
                 role: role.name.clone(),
                 path: bound.path.clone(),
@@ -159,7 +164,7 @@ impl<'a> World<'a> {
         let share = self.memory.max(0.0) * KV_SHARE / local;
         let bounds = self.strategy.bounds;
         for plan in self.plans.iter_mut().flatten() {
-            let page = plan.model.kv_bytes_per_token().saturating_mul(PAGE as u64).max(1);
+            let page = crate::roofline::page_bytes(&plan.model, plan.schedule.kv, plan.schedule.attention).max(1);
             let context = u64::from(plan.model.context);
             // Live tokens, a prompt for every live sequence's context chain, and a tail page each.
             let tails = bounds.live.saturating_mul(2 * PAGE as u64);
@@ -220,7 +225,7 @@ impl<'a> World<'a> {
 
     /// KV bytes of a number of tokens on a site's model.
     pub(crate) fn kv(&self, site: &Site, tokens: f64) -> f64 {
-        self.roofline(site).map_or(0.0, |r| tokens * r.model().kv_bytes_per_token() as f64)
+        self.roofline(site).map_or(0.0, |r| tokens * r.kv_bytes_per_token())
     }
 
     /// Tokens of a site's context.

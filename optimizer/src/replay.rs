@@ -4,6 +4,7 @@
 
 use crate::roofline::{Part, Roofline, Time};
 use ir::model::Model;
+use ir::schedule::ModelSchedule;
 use ir::target::Target;
 
 /// What a site did, summed over its runs.
@@ -24,8 +25,9 @@ pub struct Counts {
 /// Predicted time of a site's prompts and of its decode steps.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
-pub fn site(model: &Model, target: &Target, threads: u32, counts: Counts) -> (Time, Time) {
-    let roofline = Roofline::new(model, target).with_threads(threads);
+pub fn site(model: &Model, target: &Target, schedule: &ModelSchedule, counts: Counts) -> (Time, Time) {
+    let roofline =
+        Roofline::new(model, target).with_threads(schedule.threads).with_cache(schedule.kv, schedule.attention);
     let runs = counts.runs.max(1) as f64;
     let (fresh, reused) = (counts.prompt_tokens as f64 / runs, counts.reused_tokens as f64 / runs);
     let prefill = roofline.prefill(fresh, reused, 512.0).times(counts.runs as f64);

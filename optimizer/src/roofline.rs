@@ -9,6 +9,7 @@
 use crate::kinetics::{self, Attention, Mode, Workload};
 use ir::model::Model;
 use ir::plan::Cost;
+use ir::schedule::KvFormat;
 use ir::target::{Target, TargetKind};
 use ir::tensor::{DType, tile_bytes};
 
@@ -19,6 +20,11 @@ const CPU_LINEAR: f64 = 0.8;
 const CPU_ATTEND: f64 = 0.35;
 /// Barriers (CPU) or launches (GPU) per layer.
 const LAUNCHES: f64 = 5.0;
+/// What the bound of a page costs, as key × query-head pairs of attention with one row.
+const CHOICE_PAIRS: f64 = 3.0;
+/// Tokens per page.
+#[allow(clippy::cast_precision_loss, reason = "a page is a few tokens")]
+const PAGE: f64 = ir::program::PAGE as f64;
 
 /// One sequence of a step: how many new rows it brings and how many keys it has afterwards.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -130,6 +136,9 @@ pub struct Roofline<'a> {
     /// Matrices of the layers by type, then the output matrix.
     layers: Vec<Linear>,
     head: Linear,
+    kv: KvFormat,
+    /// Which pages decoded tokens attend to.
+    pages: ir::schedule::Attention,
 }
 
 /// Matrices of one type.
@@ -152,13 +161,27 @@ impl<'a> Roofline<'a> {
     #[must_use]
     pub fn new(model: &'a Model, target: &'a Target) -> Self {
         let (layers, head) = weights(model, target);
-        Self { model, target, threads: target.threads.max(1), layers, head }
+        let (kv, pages) = (KvFormat::F16, ir::schedule::Attention::Dense);
+        Self { model, target, threads: target.threads.max(1), layers, head, kv, pages }
     }
 
     /// The same with another number of threads; more than the target has are no faster.
     #[must_use]
     pub fn with_threads(&self, threads: u32) -> Self {
         Self { threads: threads.max(1), ..self.clone() }
+    }
+
+    /// The same with another cache and attention of decoded tokens.
+    #[must_use]
+    pub fn with_cache(&self, kv: KvFormat, attention: ir::schedule::Attention) -> Self {
+        Self { kv, pages: attention, ..self.clone() }
+    }
+
+    /// Bytes of KV per token, with scales and summaries.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "bytes per token are far below 2^53")]
+    pub fn kv_bytes_per_token(&self) -> f64 {
+        page_bytes(self.model, self.kv, self.pages) as f64 / PAGE
     }
 
     /// The model.
@@ -247,7 +270,7 @@ impl<'a> Roofline<'a> {
     fn attend(&self, p: &Part, working_set: f64) -> f64 {
         let m = self.model;
         let (heads, layers) = (float(m.heads), float(m.layers));
-        let per_token = kv_bytes_per_token(m) / layers;
+        let per_token = self.kv_bytes_per_token() / layers;
         let seconds = |readers: f64, rows: f64, keys: f64| {
             if readers <= 0.0 || keys <= 0.0 {
                 return 0.0;
@@ -273,9 +296,10 @@ impl<'a> Roofline<'a> {
         }
         let head_bytes = if heads > 0.0 { self.head_bytes() } else { 0.0 };
         let weight_bytes = self.layer_bytes() + head_bytes;
-        let per_token = kv_bytes_per_token(m);
+        let per_token = self.kv_bytes_per_token();
         let (mut pairs, mut kv_bytes, mut resident) = (0.0, 0.0, 0.0);
-        for p in parts {
+        let (parts, choices): (Vec<Part>, Vec<f64>) = parts.iter().map(|p| self.part(*p)).unzip();
+        for p in &parts {
             let seen = p.count * p.rows * (p.keys + (p.rows + 1.0) / 2.0 + p.shared);
             let read_shared = if p.together { p.shared } else { p.count * p.shared };
             pairs += seen * float(m.heads);
@@ -287,6 +311,7 @@ impl<'a> Roofline<'a> {
         let layers: f64 = self.layers.iter().map(|l| self.linear(l, rows, working_set)).sum();
         let head = if heads > 0.0 { self.linear(&self.head, heads, working_set) } else { 0.0 };
         let mut attend: f64 = parts.iter().map(|p| self.attend(p, working_set)).sum();
+        attend += choices.iter().sum::<f64>() / self.attend_rate(1.0, working_set);
         let kv_time = kv_bytes / bandwidth;
         if self.target.kernel_rate("attend", 1.0, working_set, self.threads).is_none() {
             attend = attend.max(kv_time);
@@ -296,7 +321,7 @@ impl<'a> Roofline<'a> {
         Time {
             linear: layers + head,
             attend,
-            launch: (float(m.layers) * LAUNCHES + 2.0) * self.launch(),
+            launch: (float(m.layers) * LAUNCHES + 2.0 + self.appends()) * self.launch(),
             flops,
             weight_bytes,
             kv_bytes,
@@ -304,6 +329,32 @@ impl<'a> Roofline<'a> {
                 let streamed = (weight_bytes / bandwidth).min(layers + head) + kv_time.min(attend);
                 streamed / (layers + head + attend).max(f64::MIN_POSITIVE)
             },
+        }
+    }
+
+    /// A part as layers see it on average where decoded rows attend to some of the pages, and what choosing them costs, as
+    /// key × query-head pairs.
+    fn part(&self, p: Part) -> (Part, f64) {
+        let m = self.model;
+        let (keys, layers) = (p.keys + p.shared, float(m.layers));
+        let most = self.pages.pages().map_or(f64::INFINITY, |n| float(n) * PAGE);
+        if p.rows != 1.0 || keys <= most {
+            return (p, 0.0);
+        }
+        let sparse = (layers - float(self.pages.dense_layers())).max(0.0);
+        let share = (sparse * most / keys + (layers - sparse)) / layers;
+        let seen = Part { keys: p.keys * share, shared: p.shared * share, together: false, ..p };
+        let bounds = if self.pages.chooses() { p.count * keys / PAGE * float(m.kv_heads) * sparse } else { 0.0 };
+        (seen, bounds * CHOICE_PAIRS)
+    }
+
+    /// Launches between K1 and K2.
+    fn appends(&self) -> f64 {
+        let layers = float(self.model.layers);
+        match self.kv {
+            KvFormat::Int8 => layers,
+            KvFormat::F16 if self.pages.chooses() => (layers - float(self.pages.dense_layers())).max(0.0),
+            KvFormat::F16 => 0.0,
         }
     }
 
@@ -341,10 +392,11 @@ impl<'a> Roofline<'a> {
     }
 }
 
-/// Bytes of KV per token, all layers.
-#[allow(clippy::cast_precision_loss, reason = "bytes per token are far below 2^53")]
-fn kv_bytes_per_token(model: &Model) -> f64 {
-    model.kv_bytes_per_token() as f64
+/// Bytes of a page of KV over all layers, with scales and summaries.
+pub(crate) fn page_bytes(model: &Model, kv: KvFormat, attention: ir::schedule::Attention) -> u64 {
+    let summary = if attention.chooses() { 4 * u64::from(model.head_dim) } else { 0 };
+    let head = 2 * kv.head_bytes(u64::from(model.head_dim)) + summary;
+    u64::from(model.layers).saturating_mul(u64::from(model.kv_heads)).saturating_mul(head)
 }
 
 /// Rows that an attention item may hold: as many as keep their sums in registers.

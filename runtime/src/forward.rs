@@ -19,9 +19,10 @@ use ir::code::Code;
 use ir::model::Model;
 use ir::plan::PrefixMode;
 use ir::program::{
-    Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, PAGE, Program, STAT_BLOCK, STAT_WORDS,
-    mask_bytes,
+    Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, PAGE, PICK_WORDS, Program, STAT_BLOCK,
+    STAT_WORDS, mask_bytes,
 };
+use ir::schedule::Attention;
 use ir::tensor::DType;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -159,10 +160,16 @@ fn check(model: &Model, program: &Program) -> Result<()> {
     if program.max_rows == 0 || program.max_head_rows == 0 || program.attend_rows == 0 {
         return fail("sizes", "rows of a step, of the head and of an attention item must be at least 1".to_owned());
     }
-    let shape = page_shape(model, 0);
+    let shape = page_shape(model, program, 0);
     if program.page_bytes != shape.page_bytes() as u64 {
         return fail("sizes", format!("pages of {} bytes, the model has {}", program.page_bytes, shape.page_bytes()));
     }
+    let summary =
+        if program.attention.chooses() { 4 * u64::from(model.kv_heads) * u64::from(model.head_dim) } else { 0 };
+    if program.summary_bytes != summary {
+        return fail("sizes", format!("summaries of {} bytes, the model has {summary}", program.summary_bytes));
+    }
+    check_attention(model, program)?;
     let size = |buf: Buf| program.buffers.iter().find(|(b, _)| *b == buf).map(|(_, s)| *s).unwrap_or_default();
     for (buf, has, least) in [
         (Buf::Hidden, size(Buf::Hidden).per_row, u64::from(model.hidden) * 4),
@@ -193,6 +200,7 @@ fn check(model: &Model, program: &Program) -> Result<()> {
                     weight.is_some_and(|bytes| *offset < (bytes as u64).max(1))
                 }
                 Arg::Kv(layer, _) => *layer < model.layers,
+                Arg::Summary(layer) => *layer < model.layers && program.summary_bytes > 0,
                 Arg::Buf(buf) => *buf != Buf::Keys && *buf != Buf::Values,
                 Arg::Int(_) | Arg::ScratchStride => true,
             };
@@ -204,11 +212,26 @@ fn check(model: &Model, program: &Program) -> Result<()> {
     Ok(())
 }
 
-fn page_shape(model: &Model, pages: usize) -> PageShape {
+/// The lists of pages that the tables will be made for have room for what is always in them.
+fn check_attention(model: &Model, program: &Program) -> Result<()> {
+    let (Attention::Sparse { sinks, window, .. } | Attention::Window { sinks, window, .. }) = program.attention else {
+        return Ok(());
+    };
+    let pages = u64::from(program.attention.pages().unwrap_or(0));
+    let lists = pages * if program.attention.chooses() { u64::from(model.kv_heads) } else { 1 };
+    let fits = window > 0
+        && u64::from(sinks) + u64::from(window) <= pages
+        && lists.saturating_mul(u64::from(program.max_rows)) <= i32::MAX as u64;
+    if fits { Ok(()) } else { Err(program_error("attention", format!("{} leaves no list", program.attention))) }
+}
+
+fn page_shape(model: &Model, program: &Program, pages: usize) -> PageShape {
     PageShape {
         layers: model.layers as usize,
         kv_heads: model.kv_heads as usize,
         head_dim: model.head_dim as usize,
+        format: program.kv,
+        summaries: program.summary_bytes > 0,
         pages,
     }
 }
@@ -297,7 +320,7 @@ impl LocalModel {
     pub fn new(loaded: Arc<Loaded>, options: &Options) -> Result<Self> {
         let (model, program) = (&loaded.model, &loaded.program);
         let team = Team::new(options.threads)?;
-        let shape = page_shape(model, options.kv_pages as usize);
+        let shape = page_shape(model, program, options.kv_pages as usize);
         let max_rows = program.max_rows as usize;
         let store = Store::new(shape)?;
         let limits = Limits {
@@ -306,6 +329,7 @@ impl LocalModel {
             kv_heads: shape.kv_heads,
             threads: team.members(),
             pages: store.shape(),
+            attention: program.attention,
         };
         let (buffers, stride) = buffers(&loaded, &limits)?;
         let bind = |launches: &[ir::program::Launch]| -> Vec<Launch> {
@@ -313,6 +337,7 @@ impl LocalModel {
                 Arg::Buf(buf) => buffers.get(buf).map_or(0, Region::address),
                 Arg::Weight(w, offset) => loaded.weights.address() + loaded.offsets[*w as usize] + offset,
                 Arg::Kv(layer, values) => store.address(*layer as usize, *values),
+                Arg::Summary(layer) => store.summary(*layer as usize),
                 Arg::Int(i) => *i as u64,
                 Arg::ScratchStride => stride,
             };
@@ -326,7 +351,7 @@ impl LocalModel {
         let info = ModelInfo {
             vocab: model.vocab as usize,
             context: model.context as usize,
-            kv_bytes_per_token: model.kv_bytes_per_token(),
+            kv_bytes_per_token: (shape.bytes() / PAGE) as u64,
             page: PAGE,
             max_rows,
         };
@@ -504,6 +529,7 @@ impl LocalModel {
                 pages: self.pool.pages(appends[p.append].seq),
                 first: lens[p.append] + p.start,
                 rows: p.rows,
+                decoded: appends[p.append].tokens.len() == 1,
             })
             .collect();
         let end = runs.iter().map(|r| r.first + r.rows).max().unwrap_or(0);
@@ -562,11 +588,17 @@ impl LocalModel {
     fn fill_tables(&mut self) {
         let work = std::mem::take(&mut self.work);
         let pages = self.pool.total();
-        let header =
-            [work.row_count() as i64, work.item_count() as i64, 0, pages as i64, 0, 0, self.team.members() as i64, 0];
-        self.buffer(Buf::Step).i64s_mut()[..header.len()].copy_from_slice(&header);
-        self.buffer(Buf::Rows).i64s_mut()[..work.rows.len()].copy_from_slice(&work.rows);
-        self.buffer(Buf::Items).i64s_mut()[..work.items.len()].copy_from_slice(&work.items);
+        let (picks, team) = (work.picks.len() / PICK_WORDS, self.team.members());
+        let cuts =
+            [(Buf::Step, Buf::Rows, Buf::Items, &work.all), (Buf::PartStep, Buf::PartRows, Buf::PartItems, &work.part)];
+        for (step, rows, items, cut) in cuts.into_iter().filter(|c| !c.3.rows.is_empty()) {
+            let (rows_n, items_n) = (work.row_count(), cut.item_count());
+            let header = [rows_n, items_n, 0, pages, 0, 0, team, picks].map(|w| w as i64);
+            self.buffer(step).i64s_mut()[..header.len()].copy_from_slice(&header);
+            self.buffer(rows).i64s_mut()[..cut.rows.len()].copy_from_slice(&cut.rows);
+            self.buffer(items).i64s_mut()[..cut.items.len()].copy_from_slice(&cut.items);
+        }
+        self.buffer(Buf::Picks).i64s_mut()[..work.picks.len()].copy_from_slice(&work.picks);
         self.buffer(Buf::Tables).i32s_mut()[..work.tables.len()].copy_from_slice(&work.tables);
         self.work = work;
     }
@@ -635,12 +667,19 @@ fn buffers(loaded: &Loaded, limits: &Limits) -> Result<(BTreeMap<Buf, Region>, u
     let stride = size(Buf::Scratch).per_thread.next_multiple_of(64);
     let (rows, context) = (u64::from(program.max_rows), u64::from(model.context));
     let head_rows = u64::from(program.max_head_rows);
+    let part = program.attention.pages().map(u64::from);
+    let lists = part.map_or(0, |n| n * if program.attention.chooses() { u64::from(model.kv_heads) } else { 1 });
+    let once = u64::from(part.is_some());
     // What the runtime itself writes must fit whatever the program says.
     let least = |buf: Buf| match buf {
         Buf::Step => Some(64),
         Buf::Rows => Some(rows * 64),
         Buf::Items => (limits.max_partials as u64).checked_mul(8 * ITEM_WORDS as u64),
-        Buf::Tables => context.div_ceil(PAGE as u64).checked_mul(4 * rows),
+        Buf::PartStep => Some(64 * once),
+        Buf::PartRows => Some(rows * 64 * once),
+        Buf::PartItems => (limits.max_partials as u64).checked_mul(8 * ITEM_WORDS as u64 * once),
+        Buf::Picks => Some(rows * 8 * PICK_WORDS as u64 * u64::from(program.attention.chooses())),
+        Buf::Tables => context.div_ceil(PAGE as u64).saturating_add(lists).checked_mul(4 * rows),
         Buf::HeadRows => Some(head_rows * 4),
         Buf::Facts => Some(head_rows * 4 * FACT_WORDS as u64),
         Buf::Draws => Some(head_rows * 8 * DRAW_WORDS as u64),
@@ -656,7 +695,12 @@ fn buffers(loaded: &Loaded, limits: &Limits) -> Result<(BTreeMap<Buf, Region>, u
         Buf::Step,
         Buf::Rows,
         Buf::Items,
+        Buf::PartStep,
+        Buf::PartRows,
+        Buf::PartItems,
+        Buf::Picks,
         Buf::Tables,
+        Buf::Fresh,
         Buf::HeadRows,
         Buf::Rope,
         Buf::Hidden,
@@ -757,6 +801,7 @@ impl LanguageModel for LocalModel {
 
     fn kv_bytes(&self) -> u64 {
         let pages = self.pool.used() as u64;
-        pages * self.loaded.program.page_bytes * 2 * u64::from(self.loaded.model.layers)
+        let program = &self.loaded.program;
+        pages * (2 * program.page_bytes + program.summary_bytes) * u64::from(self.loaded.model.layers)
     }
 }

@@ -10,7 +10,8 @@
 use crate::device::cpu::Region;
 use crate::error::{Error, Result};
 use crate::model::SeqId;
-use ir::program::{GROUP, PAGE};
+use ir::program::{GROUP, PAGE, head_blocks};
+use ir::schedule::KvFormat;
 use std::collections::{HashMap, HashSet};
 
 /// A change of memory that must happen, in order, before the step that it was made for.
@@ -332,6 +333,10 @@ pub struct PageShape {
     pub kv_heads: usize,
     /// Dimension of a head.
     pub head_dim: usize,
+    /// How elements are kept.
+    pub format: KvFormat,
+    /// Pages have summaries.
+    pub summaries: bool,
     /// Pages of the pool.
     pub pages: usize,
 }
@@ -346,12 +351,29 @@ impl PageShape {
     /// Bytes of keys (and of values) of one head on one page.
     #[must_use]
     pub fn block_bytes(&self) -> usize {
-        self.head_dim * PAGE * 2
+        usize::try_from(self.format.head_bytes(self.head_dim as u64)).unwrap_or(usize::MAX / 4)
+    }
+
+    /// Bytes of the summary of one head on one page.
+    fn head_summary_bytes(&self) -> usize {
+        if self.summaries { 4 * self.head_dim } else { 0 }
+    }
+
+    /// Bytes of one page, all layers, summaries included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.layers * self.kv_heads * (2 * self.block_bytes() + self.head_summary_bytes())
+    }
+
+    /// Blocks of a head in a group of pages.
+    fn head_blocks(&self) -> usize {
+        usize::try_from(head_blocks(self.format, self.head_dim as u64, self.summaries)).unwrap_or(usize::MAX / 4)
     }
 
     /// Blocks of a group of pages.
     fn group_blocks(&self) -> usize {
-        self.layers.saturating_mul(self.kv_heads).saturating_mul(2 * GROUP)
+        let blocks = self.layers.saturating_mul(self.kv_heads).saturating_mul(self.head_blocks());
+        blocks.div_ceil(GROUP).saturating_mul(GROUP)
     }
 
     /// The number by which kernels know a page: its first block.
@@ -366,7 +388,8 @@ impl PageShape {
 ///
 /// Blocks of 16 tokens' keys or values of one head lie as `[group][layer][head][keys, values][page of the group]`, 16 pages
 /// a group: memory in use is dense whatever the size of the pool, and a head's keys on pages that follow each other are
-/// one run. Kernels find them by [`Store::number`], as [`ir::program::Buf::Keys`] says.
+/// one run. Behind a head's values lie the summaries of its pages, where there are any. Kernels find them by
+/// [`Store::number`], as [`ir::program::Buf::Keys`] and [`ir::program::Arg::Summary`] say.
 #[derive(Debug)]
 pub struct Store {
     shape: PageShape,
@@ -403,8 +426,14 @@ impl Store {
     /// Address of the keys (`values` false) or the values of a layer, in page 0.
     #[must_use]
     pub fn address(&self, layer: usize, values: bool) -> u64 {
-        let block = (layer * self.shape.kv_heads * 2 + usize::from(values)) * GROUP;
+        let block = layer * self.shape.kv_heads * self.shape.head_blocks() + usize::from(values) * GROUP;
         self.region.address() + (block * self.shape.block_bytes()) as u64
+    }
+
+    /// Address of the summaries of a layer, in page 0.
+    #[must_use]
+    pub fn summary(&self, layer: usize) -> u64 {
+        self.address(layer, false) + (2 * GROUP * self.shape.block_bytes()) as u64
     }
 }
 
@@ -597,24 +626,36 @@ mod tests {
 
     #[test]
     fn pages_of_a_group_lie_one_after_the_other() {
-        let shape = PageShape { layers: 2, kv_heads: 2, head_dim: 4, pages: 20 };
-        let store = Store::new(shape).expect("memory");
-        assert!(
-            Store::new(PageShape { pages: 1 << 30, ..shape }).is_err_and(|e| e.to_string().contains("page tables"))
-        );
-        let block = shape.block_bytes();
-        let mut starts = Vec::new();
-        for page in 0..20 {
-            for (layer, head, values) in (0..8).map(|i| (i / 4, i / 2 % 2, i % 2 == 1)) {
-                let plane = (store.address(layer, values) - store.address(0, false)) as usize / block;
-                starts.push(plane + store.number(page) + 2 * GROUP * head);
+        for (format, summaries) in
+            [(KvFormat::F16, false), (KvFormat::F16, true), (KvFormat::Int8, false), (KvFormat::Int8, true)]
+        {
+            let shape = PageShape { layers: 2, kv_heads: 3, head_dim: 32, format, summaries, pages: 20 };
+            let store = Store::new(shape).expect("memory");
+            assert!(
+                Store::new(PageShape { pages: 1 << 30, ..shape }).is_err_and(|e| e.to_string().contains("page tables"))
+            );
+            let block = shape.block_bytes();
+            let mut ranges = Vec::new();
+            for page in 0..20 {
+                let (number, in_group) = (store.number(page), page as usize % GROUP);
+                assert_eq!((number % GROUP, number - in_group), (in_group, store.number(page / 16 * 16)));
+                for (layer, head) in (0..6).map(|i| (i / 3, i % 3)) {
+                    let at = |base: u64, number: usize| {
+                        (base - store.address(0, false)) as usize + (number + head * shape.head_blocks()) * block
+                    };
+                    let keys = at(store.address(layer, false), number);
+                    let values = at(store.address(layer, true), number);
+                    assert_eq!(values - keys, GROUP * block, "values behind keys");
+                    ranges.extend([(keys, block), (values, block)]);
+                    let summary = shape.head_summary_bytes();
+                    ranges.push((at(store.summary(layer), number - in_group) + in_group * summary, summary));
+                }
             }
+            assert_eq!(ranges[18].0 - ranges[0].0, block, "pages side by side");
+            ranges.retain(|r| r.1 > 0);
+            ranges.sort_unstable();
+            assert!(ranges.windows(2).all(|w| w[0].0 + w[0].1 <= w[1].0), "no two share memory");
+            assert!(ranges.last().is_some_and(|(at, n)| at + n <= store.region.bytes().len()));
         }
-        assert_eq!(starts[1] - starts[0], GROUP, "values behind keys");
-        assert_eq!(starts[8] - starts[0], 1, "pages side by side");
-        starts.sort_unstable();
-        starts.dedup();
-        assert_eq!(starts.len(), 20 * 8, "no two blocks share memory");
-        assert!(starts.last().is_some_and(|last| (last + 1) * block <= store.region.bytes().len()));
     }
 }

@@ -14,7 +14,7 @@ use inferc_runtime::gguf::Gguf;
 use inferc_runtime::model::{Append, LanguageModel, OwnedRow, Row, SeqId, Wanted};
 use inferc_runtime::sample::{Choice, Draw, Key, Sampling, philox};
 use ir::plan::PrefixMode;
-use ir::schedule::ModelSchedule;
+use ir::schedule::{Attention, KvFormat, ModelSchedule};
 use ir::tensor::DType;
 use std::sync::Arc;
 
@@ -316,4 +316,135 @@ fn draws_of_unsound_rows_and_wrong_rows_are_refused() {
     let other = [0.0_f32; 5];
     let foreign = Row { logits: &other, ..views[0] };
     assert!(model.choose(&[foreign], &[(0, draw(0, 1))]).is_err());
+}
+
+/// The same model with another cache and attention.
+fn load_part(kv: KvFormat, attention: Attention) -> Option<Arc<Loaded>> {
+    let base = ModelSchedule { max_rows: 48, max_head_rows: 5, attend_rows: 4, row_block: 4, ..schedule() };
+    Some(compile(tiny("llama"), &ModelSchedule { kv, attention, ..base }, backend()?))
+}
+
+/// Tokens of a sequence, each with whether it was appended by itself.
+type History = Vec<(u32, bool)>;
+
+/// The last row of a history, by the same appends, alone.
+fn replay(plain: &mut LocalModel, history: &History) -> Kept {
+    let seq = plain.create().expect("a sequence");
+    let mut last = None;
+    for part in history.chunk_by(|a, b| !a.1 && !b.1) {
+        let mut tokens: Vec<u32> = part.iter().map(|t| t.0).collect();
+        let len = plain.len(seq) + tokens.len();
+        // A token that was part of a longer append stays one.
+        if tokens.len() == 1 && !part[0].1 {
+            tokens.push(20);
+        }
+        last = Some(step(plain, &[(seq, &tokens, Wanted::All)]).swap_remove(part.len() - 1));
+        plain.truncate(seq, len).expect("it exists");
+    }
+    plain.free(seq);
+    last.expect("a history has tokens")
+}
+
+/// Decoded tokens among prompts, forks, truncations and a poisoned neighbour give the bits of the same appends alone.
+fn random_decodes(kv: KvFormat, attention: Attention, rounds: usize, seed: u32) {
+    let Some(loaded) = load_part(kv, attention) else { return };
+    let (mut plain, mut busy) = (model(&loaded, 1, 400), model(&loaded, 3, 400));
+    let mut random = Random(seed);
+    let prefix = random.tokens(300);
+    let mut held: Vec<(SeqId, History)> = Vec::new();
+    for round in 0..rounds {
+        busy.set_prefix_mode([PrefixMode::Cascade, PrefixMode::Shared, PrefixMode::Copied][random.below(3)]);
+        let poisoned = (round % 3 == 0).then(|| busy.create().expect("a sequence"));
+        if held.len() < 5 {
+            held.push(match random.below(held.len() + 1) {
+                0 => (busy.create().expect("a sequence"), Vec::new()),
+                i => (busy.fork(held[i - 1].0).expect("a fork"), held[i - 1].1.clone()),
+            });
+        }
+        if random.below(3) == 0 {
+            let i = random.below(held.len());
+            let len = held[i].1.len() - random.below(held[i].1.len().min(40) + 1);
+            busy.truncate(held[i].0, len).expect("it exists");
+            held[i].1.truncate(len);
+        }
+        for _ in 0..1 + random.below(6) {
+            let new: Vec<Vec<u32>> = held
+                .iter()
+                .map(|(_, history)| match random.below(8) {
+                    _ if history.is_empty() => prefix.clone(),
+                    0 => random.tokens(30),
+                    _ => random.tokens(1),
+                })
+                .collect();
+            let poison = [11, POISON, 12];
+            let mut appends: Vec<(SeqId, &[u32], Wanted)> =
+                held.iter().zip(&new).map(|((seq, _), t)| (*seq, &t[..], Wanted::Last)).collect();
+            appends.extend(poisoned.map(|seq| (seq, &poison[..], Wanted::Last)));
+            let rows = step(&mut busy, &appends);
+            for (((_, history), new), row) in held.iter_mut().zip(&new).zip(&rows) {
+                history.extend(new.iter().map(|t| (*t, new.len() == 1)));
+                assert!(bits(row) == bits(&replay(&mut plain, history)), "{kv:?}, {attention}, round {round}");
+            }
+        }
+        poisoned.into_iter().for_each(|seq| busy.free(seq));
+        if held.len() == 5 {
+            let (seq, _) = held.swap_remove(random.below(5));
+            busy.free(seq);
+        }
+    }
+    held.into_iter().for_each(|(seq, _)| busy.free(seq));
+    assert_eq!((busy.kv_bytes(), plain.kv_bytes()), (0, 0));
+}
+
+#[test]
+fn decodes_over_int8() {
+    random_decodes(KvFormat::Int8, Attention::Dense, 10, 9000);
+}
+
+#[test]
+fn decodes_over_chosen_pages() {
+    let attention = Attention::Sparse { pages: 6, sinks: 1, window: 2, dense_layers: 1 };
+    random_decodes(KvFormat::F16, attention, 10, 7000);
+}
+
+#[test]
+fn decodes_over_chosen_pages_of_int8() {
+    let attention = Attention::Sparse { pages: 18, sinks: 1, window: 1, dense_layers: 0 };
+    random_decodes(KvFormat::Int8, attention, 10, 8000);
+}
+
+#[test]
+fn decodes_over_a_window() {
+    random_decodes(KvFormat::F16, Attention::Window { sinks: 1, window: 3, dense_layers: 1 }, 10, 6000);
+}
+
+/// Logits of the decoded tokens of a text after a prompt.
+fn decoded(loaded: &Arc<Loaded>, tokens: &[u32], prompt: usize) -> Vec<Vec<f32>> {
+    let mut model = model(loaded, 2, 200);
+    let seq = model.create().expect("a sequence");
+    step(&mut model, &[(seq, &tokens[..prompt], Wanted::None)]);
+    tokens[prompt..].iter().map(|t| step(&mut model, &[(seq, &[*t], Wanted::Last)]).remove(0).logits).collect()
+}
+
+#[test]
+fn a_wide_budget_is_dense_and_the_others_are_near() {
+    let tokens = Random(77).tokens(340);
+    let run = |kv, attention| load_part(kv, attention).map(|l| decoded(&l, &tokens, 300));
+    let Some(dense) = run(KvFormat::F16, Attention::Dense) else { return };
+    let wide = Attention::Sparse { pages: 30, sinks: 1, window: 2, dense_layers: 0 };
+    assert!(run(KvFormat::F16, wide) == Some(dense.clone()), "a budget for all pages");
+    let wide = Attention::Window { sinks: 1, window: 29, dense_layers: 0 };
+    assert!(run(KvFormat::F16, wide) == Some(dense.clone()), "a window over all pages");
+    let far = |kv, attention| {
+        let other = run(kv, attention).expect("a back end");
+        let apart = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let size = dense.iter().flatten().fold(0.0f32, |m, x| m.max(x.abs()));
+        dense.iter().zip(&other).map(apart).fold(0.0, f32::max) / size
+    };
+    let int8 = far(KvFormat::Int8, Attention::Dense);
+    assert!(int8 > 0.0 && int8 < 0.02, "int8 moves logits by {int8} of the largest");
+    let few = Attention::Sparse { pages: 4, sinks: 1, window: 2, dense_layers: 1 };
+    let (sparse, window) =
+        (far(KvFormat::F16, few), far(KvFormat::F16, Attention::Window { sinks: 1, window: 3, dense_layers: 1 }));
+    assert!(sparse > 0.0 && window > 0.0, "something was left out: {sparse}, {window}");
 }

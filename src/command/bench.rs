@@ -53,7 +53,7 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
     let machine = args.binding.machine(Some(&manifest), true)?;
     machine.runs_here()?;
     let prepared = Prepared::new(lowered, &manifest, &args.binding.models, &args.binding.set)?;
-    let artifact = prepared.artifact(&machine, optimizer::ASSUMPTIONS, &checked)?;
+    let artifact = prepared.artifact(&machine, args.binding.assumptions(), &checked)?;
     let cancel = super::run::cancel_on_interrupt()?;
     let mut ready = engine::load(artifact, &prepared.verifiers, &prepared.tuned, &cancel, &mut |_| {})?;
     let loud = std::io::stderr().is_terminal();
@@ -234,6 +234,7 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
         &machine.target,
         machine.threads,
         machine.numerics,
+        machine.forced,
         machine.backend,
         machine.cache.as_ref(),
     )?;

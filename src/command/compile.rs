@@ -28,9 +28,9 @@ pub(crate) fn run(args: &CompileArgs) -> Result<u8> {
     let machine = args.binding.machine(Some(&manifest), !args.no_cache)?;
     let prepared = Prepared::new(strategy, &manifest, &args.binding.models, &args.binding.set)?;
     match args.emit {
-        Some(Emit::Plan) => print(&prepared.plan(&machine, optimizer::ASSUMPTIONS)?.to_string()),
+        Some(Emit::Plan) => print(&prepared.plan(&machine, args.binding.assumptions())?.to_string()),
         Some(stage) => {
-            let plan = prepared.plan(&machine, optimizer::ASSUMPTIONS)?;
+            let plan = prepared.plan(&machine, args.binding.assumptions())?;
             for model in plan.models.iter().flatten() {
                 let program = inferc::program(model)?;
                 print(&match stage {
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &CompileArgs) -> Result<u8> {
                 bail!("name the plan file with -o PLAN, or a stage with --emit STAGE")
             };
             let start = std::time::Instant::now();
-            let artifact = prepared.artifact(&machine, optimizer::ASSUMPTIONS, &checked)?;
+            let artifact = prepared.artifact(&machine, args.binding.assumptions(), &checked)?;
             let bytes = artifact.encode();
             inferc::artifact::write(output, &bytes)?;
             let seconds = start.elapsed().as_secs_f64();

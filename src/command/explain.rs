@@ -6,7 +6,7 @@ use crate::command::check::grouped;
 use anyhow::{Context as _, Result, bail};
 use inferc::prepare::Prepared;
 use inferc::{inputs, manifest, report};
-use ir::plan::{Assumptions, Plan};
+use ir::plan::Plan;
 use ir::plan_text::{bytes, seconds, three};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -41,7 +41,7 @@ fn strategy(args: &ExplainArgs) -> Result<u8> {
     let (path, name) = inputs::split(&args.what);
     let Some((_, lowered)) = super::lowered(&path, name.as_deref())? else { return Ok(FAILED) };
     let manifest = manifest::load(&path, args.binding.manifest.as_deref())?;
-    let assumptions = Assumptions { prompt_tokens: args.prompt.clamp(1, 1 << 30), ..optimizer::ASSUMPTIONS };
+    let assumptions = args.binding.assumptions();
     let machine = args.binding.machine_for(args.binding.target.first().cloned(), Some(&manifest), false)?;
     let prepared = Prepared::new(lowered, &manifest, &args.binding.models, &args.binding.set)?;
     let plan = prepared.plan(&machine, assumptions)?;
@@ -107,11 +107,13 @@ fn text(plan: &Plan, others: &[WhatIf]) -> String {
         let sc = &m.schedule;
         let _ = writeln!(
             out,
-            "model      {} = {} · weights {} · {:?} · {} threads",
+            "model      {} = {} · weights {} · {:?} · KV {} · attention {} · {} threads",
             m.role,
             m.model.name,
             bytes(m.weight_bytes as f64),
             sc.numerics,
+            sc.kv.name(),
+            sc.attention,
             sc.threads
         );
     }

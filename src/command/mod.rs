@@ -8,6 +8,7 @@ pub(crate) mod cost;
 pub(crate) mod doc;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod fidelity;
 pub(crate) mod fmt;
 pub(crate) mod inspect;
 pub(crate) mod new;
@@ -23,9 +24,11 @@ use codegen::Backend;
 use inferc::inputs::Checked;
 use inferc::machine::{Machine, Wishes};
 use inferc::manifest::Manifest;
+use ir::plan::Assumptions;
 use ir::schedule::Numerics;
 use ir::strategy::Strategy;
 use ir::target::Isa;
+use optimizer::lossy::Forced;
 use serde_json::Value;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::OnceLock;
@@ -92,6 +95,13 @@ pub(crate) fn completions(args: &CompletionArgs) -> Result<u8> {
 }
 
 impl Binding {
+    /// What plans assume.
+    pub(crate) fn assumptions(&self) -> Assumptions {
+        let usual = optimizer::ASSUMPTIONS;
+        let prompt_tokens = self.prompt.map_or(usual.prompt_tokens, |n| n.clamp(1, 1 << 30));
+        Assumptions { prompt_tokens, ..usual }
+    }
+
     /// The circumstances that the options ask for, warnings said.
     pub(crate) fn machine(&self, manifest: Option<&Manifest>, cache: bool) -> Result<Machine> {
         if self.target.len() > 1 {
@@ -119,6 +129,7 @@ impl Binding {
                 NumericsArg::Int8 => Numerics::Int8,
                 NumericsArg::F32 => Numerics::F32,
             },
+            forced: Forced { kv: self.kv, attention: self.attention },
             cache,
         };
         let machine = Machine::new(&wishes, manifest)?;

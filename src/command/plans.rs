@@ -47,7 +47,7 @@ pub(crate) fn run(args: &BenchArgs, most: usize) -> Result<u8> {
     let machine = args.binding.machine(Some(&manifest), true)?;
     machine.runs_here()?;
     let prepared = Prepared::new(lowered, &manifest, &args.binding.models, &args.binding.set)?;
-    let chosen = prepared.plan(&machine, optimizer::ASSUMPTIONS)?;
+    let chosen = prepared.plan(&machine, args.binding.assumptions())?;
     let others = optimizer::neighbours(&chosen, &prepared.values, machine.threads, most);
     let mut entries = Vec::new();
     for (name, plan) in std::iter::once(("chosen".to_owned(), chosen)).chain(others) {

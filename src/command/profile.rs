@@ -7,6 +7,7 @@ use inferc::cache::Cache;
 use inferc::{artifact, machine, measure, profile, validate};
 use ir::plan_text::{seconds, three};
 use ir::schedule::Numerics;
+use optimizer::lossy::Forced;
 use optimizer::roofline::Roofline;
 use serde_json::json;
 use std::io::IsTerminal as _;
@@ -86,6 +87,7 @@ fn check(args: &ProfileArgs) -> Result<u8> {
             backend: None,
             isa: None,
             numerics: Numerics::Int8,
+            forced: Forced::default(),
             cache: true,
         };
         let machine = machine::Machine::new(&wishes, None)?;
@@ -102,6 +104,7 @@ fn check(args: &ProfileArgs) -> Result<u8> {
                 &machine.target,
                 threads,
                 machine.numerics,
+                machine.forced,
                 machine.backend,
                 machine.cache.as_ref(),
             )?;

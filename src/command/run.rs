@@ -167,7 +167,7 @@ fn from_source(
     machine.runs_here()?;
     let prepared = Prepared::new(strategy, &manifest, &args.binding.models, &args.binding.set)?;
     bar.set_message(format!("compile {}", prepared.strategy.name));
-    let artifact = prepared.artifact(&machine, optimizer::ASSUMPTIONS, &checked)?;
+    let artifact = prepared.artifact(&machine, args.binding.assumptions(), &checked)?;
     let Prepared { verifiers, tuned, .. } = prepared;
     Ok(Some(Request { artifact, verifiers, tuned, machine, sources: checked.sources }))
 }

@@ -85,6 +85,7 @@ pub(crate) fn machine(backend: Backend, isa: Option<Isa>, threads: u32, numerics
         backend: Some(backend),
         isa: Some(isa.unwrap_or(host)),
         numerics,
+        forced: optimizer::lossy::Forced::default(),
         cache: false,
     };
     let mut machine = Machine::new(&wishes, None).expect("this machine");

@@ -4,15 +4,16 @@
 
 use super::build::{Built, Role, Slot};
 use super::linear::Blocking;
+use super::pages::{Choice, MOST_PAGES};
 use super::prologue::{Attended, Norm, alone};
 use super::record::Record;
-use super::{Dims, Error, attend, ffn, finalise, fork, head, project, qkv, sample, step_words};
+use super::{Dims, Error, append, attend, ffn, finalise, fork, head, project, qkv, sample, step_words};
 use ir::model::Model;
 use ir::program::{
-    Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, Launch, PAGE, Program, ROW_WORDS, RowOrder,
-    STAT_WORDS, STEP_WORDS, Size, Source, Weight, mask_bytes,
+    Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, Launch, PAGE, PICK_WORDS, Program,
+    ROW_WORDS, RowOrder, STAT_WORDS, STEP_WORDS, Size, Source, Weight, mask_bytes,
 };
-use ir::schedule::{ModelSchedule, Prologue};
+use ir::schedule::{Attention, KvFormat, ModelSchedule, Prologue};
 use ir::tensor::{DType, SUPER_K, TILE_K};
 use std::collections::BTreeMap;
 
@@ -98,6 +99,20 @@ fn dims(model: &Model, s: &ModelSchedule) -> Result<Dims, Error> {
         schedule(ok, field, value, "must be positive, at most 1048576")?;
     }
     schedule(s.prefetch <= 1 << 24, "prefetch", s.prefetch, "must be at most 16777216 bytes")?;
+    if let Some(pages) = s.attention.pages() {
+        let always = match s.attention {
+            Attention::Sparse { sinks, window, .. } | Attention::Window { sinks, window, .. } => {
+                schedule(window > 0, "window", window, "must be at least 1, the page that is being filled")?;
+                sinks.saturating_add(window)
+            }
+            Attention::Dense => 0,
+        };
+        schedule(always <= pages, "sinks and window", always, "must not exceed the pages attended to")?;
+        schedule(pages <= 1 << 20, "pages", pages, "must be at most 1048576")?;
+        let longest = context.div_ceil(PAGE as u64);
+        let fits = !s.attention.chooses() || longest <= MOST_PAGES.unsigned_abs();
+        check(fits, "context", context, "must be at most 524288 where pages are chosen by bounds")?;
+    }
     let blocking = Blocking { rows: i64::from(s.row_block), prefetch: i64::from(s.prefetch), numerics: s.numerics };
     Ok(Dims {
         hidden: i64::from(model.hidden),
@@ -109,6 +124,8 @@ fn dims(model: &Model, s: &ModelSchedule) -> Result<Dims, Error> {
         eps: model.rms_eps,
         blocking,
         prologue: s.prologue,
+        kv: s.kv,
+        summaries: s.attention.chooses(),
     })
 }
 
@@ -237,7 +254,9 @@ impl<'a> Assembly<'a> {
                 Slot::Weight(role) => Arg::Weight(given(role), 0),
                 Slot::Keys => Arg::Kv(layer, false),
                 Slot::Values => Arg::Kv(layer, true),
+                Slot::Summary => Arg::Summary(layer),
             })
+            .map(|arg| if matches!(phase, Phase::Forward) { self.part(layer, arg) } else { arg })
             .collect();
         let list = match phase {
             Phase::Forward => &mut self.forward,
@@ -250,6 +269,45 @@ impl<'a> Assembly<'a> {
 
     fn split(&self) -> bool {
         self.schedule.prologue == Prologue::Split
+    }
+
+    /// A layer that attends to a part of the pages.
+    fn in_part(&self, layer: u32) -> bool {
+        layer >= self.schedule.attention.dense_layers()
+    }
+
+    /// What stands for an argument in a layer: those that attend to a part of the pages have tables of their own.
+    fn part(&self, layer: u32, arg: Arg) -> Arg {
+        match arg {
+            Arg::Buf(Buf::Step) if self.in_part(layer) => Arg::Buf(Buf::PartStep),
+            Arg::Buf(Buf::Rows) if self.in_part(layer) => Arg::Buf(Buf::PartRows),
+            Arg::Buf(Buf::Items) if self.in_part(layer) => Arg::Buf(Buf::PartItems),
+            other => other,
+        }
+    }
+
+    /// How the lists of pages are chosen, where they are.
+    fn choice(&self) -> Option<Choice> {
+        let Attention::Sparse { pages, sinks, window, .. } = self.schedule.attention else { return None };
+        let [pages, sinks, window] = [pages, sinks, window].map(i64::from);
+        Some(Choice { pages, sinks, window, most: self.pages() })
+    }
+
+    /// Pages of the longest sequence.
+    fn pages(&self) -> i64 {
+        (i64::from(self.model.context) + PAGE as i64 - 1) / PAGE as i64
+    }
+
+    /// What comes between K1 and K2, where anything does.
+    fn append(&mut self, layer: u32) {
+        let choice = self.choice().filter(|_| self.in_part(layer));
+        if self.dims.kv == KvFormat::F16 && choice.is_none() {
+            return;
+        }
+        let name = if choice.is_some() { "append.choose" } else { "append" };
+        self.launch(Phase::Forward, name.to_owned(), layer, &[], |name, dims| {
+            append::kernel(name, dims, choice.as_ref())
+        });
     }
 
     /// Counts a record kept in scratch for `rows` rows.
@@ -315,6 +373,7 @@ impl<'a> Assembly<'a> {
         self.launch(Phase::Forward, name, layer, &weights, |name, dims| {
             qkv::kernel(name, dims, &types, mechanisms.qkv_bias)
         });
+        self.append(layer);
         let attend_rows = i64::from(self.schedule.attend_rows);
         self.launch(Phase::Forward, "attend".to_owned(), layer, &[], |name, dims| {
             attend::kernel(name, dims, attend_rows)
@@ -406,6 +465,7 @@ impl<'a> Assembly<'a> {
 
     fn finish(self) -> Program {
         let buffers = self.buffers();
+        let summary_bytes = self.choice().map_or(0, |_| self.dims.kv_heads * self.dims.head_summary_bytes());
         Program {
             kernels: self.kernels.into_iter().map(|k| k.kernel).collect(),
             buffers,
@@ -416,6 +476,9 @@ impl<'a> Assembly<'a> {
             fork: self.fork,
             attend_rows: self.schedule.attend_rows,
             page_bytes: self.dims.page_bytes().unsigned_abs(),
+            summary_bytes: summary_bytes.unsigned_abs(),
+            kv: self.schedule.kv,
+            attention: self.schedule.attention,
             max_rows: self.schedule.max_rows,
             max_head_rows: self.schedule.max_head_rows,
         }
@@ -430,13 +493,24 @@ impl<'a> Assembly<'a> {
         let per_partial = |bytes: i64| Size { per_partial: bytes.unsigned_abs(), ..none };
         let per_head_row = |bytes: i64| Size { per_head_row: bytes.unsigned_abs(), ..none };
         let context = i64::from(self.model.context);
-        let pages = (context + PAGE as i64 - 1) / PAGE as i64;
+        let pages = self.pages();
+        let part = self.schedule.attention.pages().map(i64::from);
+        let only_part = |bytes: i64| if part.is_some() { bytes } else { 0 };
+        // Lists per KV head where they are chosen, else one.
+        let lists = part.map_or(0, |n| n * if self.schedule.attention.chooses() { d.kv_heads } else { 1 });
+        let fresh = if d.kv == KvFormat::Int8 { d.fresh_bytes() } else { 0 };
+        let picks = if self.schedule.attention.chooses() { 8 * PICK_WORDS as i64 } else { 0 };
         vec![
             (Buf::Step, fixed(8 * STEP_WORDS as i64)),
             (Buf::Rows, per_row(8 * ROW_WORDS as i64)),
             // Every item writes at least one partial, and every row may be a sequence of its own.
             (Buf::Items, per_partial(8 * ITEM_WORDS as i64)),
-            (Buf::Tables, per_row(4 * pages)),
+            (Buf::PartStep, fixed(only_part(8 * STEP_WORDS as i64))),
+            (Buf::PartRows, per_row(only_part(8 * ROW_WORDS as i64))),
+            (Buf::PartItems, per_partial(only_part(8 * ITEM_WORDS as i64))),
+            (Buf::Picks, per_row(picks)),
+            (Buf::Tables, per_row(4 * (pages + lists))),
+            (Buf::Fresh, per_row(fresh)),
             (Buf::HeadRows, per_head_row(4)),
             (Buf::Rope, fixed(4 * context * d.head_dim)),
             (Buf::Hidden, per_row(4 * d.hidden)),

@@ -8,8 +8,9 @@
 use super::build::{Build, Built, Flt, Int, Place, Slot, Var, Vf};
 use super::math::exp;
 use super::{Dims, item_words, row_words, step_words};
-use ir::kernel::{Cmp, Mem, Split};
+use ir::kernel::{Addr, Cmp, Mem, Split};
 use ir::program::{Buf, CHUNK, GROUP, PAGE};
+use ir::schedule::KvFormat;
 
 /// Bytes of one query's scores of a chunk.
 const SCORE_BYTES: i64 = 4 * CHUNK as i64;
@@ -173,6 +174,9 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64) -> Built {
         let (from, to) = (word(item_words::FIRST_CHUNK), word(item_words::END_CHUNK));
         let table = word(item_words::TABLE);
         let partial = word(item_words::PARTIAL);
+        let lists = word(item_words::LIST_STRIDE);
+        let lists = b.mul(lists, head);
+        let table = b.add(table, lists);
         let after = b.add(unit, team);
         let last = b.add_const(units, -1);
         let after = b.min(after, last);
@@ -246,12 +250,31 @@ impl Attend<'_> {
         b.scale_add(c.head, self.dims.head_stride(), base)
     }
 
+    /// 16 elements of keys or values as floats; of int8 without their scales.
+    fn elements(&self, b: &mut Build, addr: Addr) -> Vf {
+        match self.dims.kv {
+            KvFormat::F16 => b.load(Mem::F16, addr),
+            KvFormat::Int8 => {
+                let q = b.load_ints(Mem::I8, addr);
+                b.float(q)
+            }
+        }
+    }
+
+    /// Scales of the keys, or of the values, of the tokens of the page at byte `base`; none of f16.
+    fn scales(&self, b: &mut Build, place: Place, base: Int) -> Option<Vf> {
+        (self.dims.kv == KvFormat::Int8).then(|| b.load(Mem::F32, place.at(base, self.dims.scales())))
+    }
+
     /// Byte offset of the first keys that a unit reads.
     fn first_keys(&self, b: &mut Build, items: Place, unit: Int) -> Int {
         let (item, head) = b.div_rem(unit, self.dims.kv_heads);
         let at = b.mul_const(item, item_words::BYTES);
         let from = b.load_i64(items.at(at, item_words::FIRST_CHUNK));
         let table = b.load_i64(items.at(at, item_words::TABLE));
+        let lists = b.load_i64(items.at(at, item_words::LIST_STRIDE));
+        let lists = b.mul(lists, head);
+        let table = b.add(table, lists);
         let table = b.scale_add(from, GROUP as i64, table);
         let table = b.mul_const(table, 4);
         let number = b.load_i32(self.tables.at(table, 0));
@@ -304,7 +327,7 @@ impl Attend<'_> {
         let dims = self.dims;
         let base = b.mul_const(c.row, dims.query_bytes());
         let base = b.scale_add(c.head, dims.group() * 4 * dims.head_dim, base);
-        let page_row = 2 * PAGE as i64;
+        let page_row = dims.kv_bytes() * PAGE as i64;
         for (block, queries) in self.blocks_of_queries(c).into_iter().enumerate() {
             let prefetch = block == 0;
             // Few queries leave room to take two pages at once; the second may be the first again, behind all limits.
@@ -339,7 +362,7 @@ impl Attend<'_> {
                     }
                     for step in 0..UNROLL {
                         let k: Vec<Vf> =
-                            k_at.iter().map(|&k| b.load(Mem::F16, self.keys.at(k, step * page_row))).collect();
+                            k_at.iter().map(|&k| self.elements(b, self.keys.at(k, step * page_row))).collect();
                         for (i, &q) in queries.iter().enumerate() {
                             let (r, g) = (q / dims.group(), q % dims.group());
                             let offset = r * dims.query_bytes() + 4 * (g * dims.head_dim + step);
@@ -352,8 +375,9 @@ impl Attend<'_> {
                         }
                     }
                 });
-                for j in 0..wide {
+                for (j, &base) in (0..).zip(&keys) {
                     let p = b.add_const(page, j);
+                    let scales = self.scales(b, self.keys, base);
                     let key = b.scale_add(p, PAGE as i64, c.start);
                     let key = b.splat_int(key);
                     let lanes = b.iota();
@@ -363,6 +387,7 @@ impl Attend<'_> {
                         let limit = b.splat_int(limits[(q / dims.group()) as usize]);
                         let hidden = b.vf(f32::NEG_INFINITY);
                         let score = sums[i * wide as usize + j as usize].now();
+                        let score = scales.map_or(score, |scales| b.mul(score, scales));
                         let score = b.select(Cmp::Lt, key, limit, score, hidden);
                         b.store(Mem::F32, self.scores.at(to, q * SCORE_BYTES), score);
                     }
@@ -371,7 +396,7 @@ impl Attend<'_> {
         }
     }
 
-    /// `m`, then scores become weights, then `l`.
+    /// `m`, then scores become weights, then `l`, then the weights take up the values' scales.
     fn weights(&self, b: &mut Build, c: &Chunk, pages: Int) {
         let bytes = b.mul_const(pages, 4 * PAGE as i64);
         b.for_to(c.n * self.dims.group(), 1, |b, query| {
@@ -390,14 +415,24 @@ impl Attend<'_> {
             let (infinite, nought) = (b.flt(f32::NEG_INFINITY), b.flt(0.0));
             let from = b.select(Cmp::Eq, m, infinite, nought, m);
             let from = b.splat(from);
-            b.for_(zero, bytes, 64, |b, at| {
-                let at = b.add(base, at);
+            b.for_(zero, bytes, 64, |b, page_at| {
+                let at = b.add(base, page_at);
                 let x = b.load(Mem::F32, self.scores.at(at, 0));
                 let x = b.sub(x, from);
                 let w = exp(b, x);
-                b.store(Mem::F32, self.scores.at(at, 0), w);
                 let next = b.add(sum.now(), w);
                 b.set(sum, next);
+                let w = match self.dims.kv {
+                    KvFormat::F16 => w,
+                    KvFormat::Int8 => {
+                        // The values' scales go into their weights.
+                        let page = b.sar(page_at, (4 * PAGE).trailing_zeros());
+                        let values = self.page(b, c, page);
+                        let scales = b.load(Mem::F32, self.values.at(values, self.dims.scales()));
+                        b.mul(w, scales)
+                    }
+                };
+                b.store(Mem::F32, self.scores.at(at, 0), w);
             });
             let l = b.sum_lanes(sum.now());
             let at = b.mul_const(query, ML_BYTES);
@@ -411,7 +446,7 @@ impl Attend<'_> {
         const UNROLL: i64 = 4;
         let dims = self.dims;
         let vectors = dims.head_dim / 16;
-        let row_bytes = 2 * dims.head_dim;
+        let row_bytes = dims.kv_bytes() * dims.head_dim;
         for (block, queries) in self.blocks_of_queries(c).into_iter().enumerate() {
             let fits = |n: i64| vectors % n == 0 && n * queries.len() as i64 <= SUMS;
             let wide = (1..=vectors).rev().find(|&n| fits(n)).unwrap_or(1);
@@ -434,7 +469,10 @@ impl Attend<'_> {
                         let w_at = b.scale_add(key, 4, weights);
                         for step in 0..UNROLL {
                             let v: Vec<Vf> = (0..wide)
-                                .map(|i| b.load(Mem::F16, self.values.at(v_at, step * row_bytes + 32 * (first + i))))
+                                .map(|i| {
+                                    let offset = step * row_bytes + 16 * dims.kv_bytes() * (first + i);
+                                    self.elements(b, self.values.at(v_at, offset))
+                                })
                                 .collect();
                             for (i, &q) in queries.iter().enumerate() {
                                 let w = b.load_splat(self.scores.at(w_at, q * SCORE_BYTES + 4 * step));

@@ -114,6 +114,8 @@ pub(super) enum Slot {
     Keys,
     /// Values of the launch's layer.
     Values,
+    /// Summaries of the pages of the launch's layer.
+    Summary,
 }
 
 /// A finished kernel and what its parameters stand for.
@@ -500,6 +502,16 @@ impl Build {
     /// Stores lane `l` at `addr + l · stride`.
     pub(super) fn store_strided(&mut self, mem: Mem, addr: Addr, stride: i64, v: Vf) {
         self.push(Stmt::StoreStrided(mem, addr, stride, v.reg()));
+    }
+
+    /// Stores the low byte of lane `l` at `addr + l · stride`.
+    pub(super) fn store_bytes_strided(&mut self, addr: Addr, stride: i64, v: Vi) {
+        self.push(Stmt::StoreStrided(Mem::I8, addr, stride, v.reg()));
+    }
+
+    /// Stores one float as f16, rounded to nearest even.
+    pub(super) fn store_f16(&mut self, addr: Addr, v: Flt) {
+        self.push(Stmt::StoreScalar(ScalarMem::F16, addr, v.reg()));
     }
 
     /// Stores one f32.

@@ -1,4 +1,4 @@
-//! K8: copies and clears pages of one layer, keys and values, for all forks of a step together.
+//! K8: copies and clears pages of one layer, keys, values and summaries, for all forks of a step together.
 //!
 //! Takes a list of edits (page to read, page to write, slots to copy); the slots behind are made 0, so that nothing a
 //! sequence left behind reaches another one. Moves bits, whatever they stand for.
@@ -7,6 +7,7 @@ use super::build::{Build, Built, Int, Place, Slot};
 use super::{Dims, step_words};
 use ir::kernel::{Cmp, Mem, Split};
 use ir::program::{Buf, EDIT_WORDS, PAGE};
+use ir::schedule::KvFormat;
 
 /// Bytes of an edit.
 const EDIT_BYTES: i64 = 8 * EDIT_WORDS as i64;
@@ -18,35 +19,50 @@ pub(super) fn kernel(name: &str, dims: &Dims) -> Built {
     let edits = b.read_buf("edits", Buf::Edits);
     let keys = b.write("keys", Slot::Keys);
     let values = b.write("values", Slot::Values);
+    let summary = dims.summaries.then(|| b.write("summary", Slot::Summary));
     let units = b.mul_const(n, dims.kv_heads);
     b.par_for(units, Split::Blocked, |b, unit| {
         let (edit, head) = b.div_rem(unit, dims.kv_heads);
         let at = b.mul_const(edit, EDIT_BYTES);
         let [from, to, slots] = [0, 8, 16].map(|word| b.load_i64(edits.at(at, word)));
-        let block = dims.block_bytes();
-        let [from, to] = [from, to].map(|page| {
-            let page = b.mul_const(page, block);
+        let blocks = [from, to].map(|page| {
+            let page = b.mul_const(page, dims.block_bytes());
             b.scale_add(head, dims.head_stride(), page)
         });
-        key_head(b, block, keys, (from, to), slots);
-        value_head(b, dims, values, (from, to), slots);
+        let blocks = (blocks[0], blocks[1]);
+        key_head(b, dims, keys, blocks, slots);
+        value_head(b, dims, values, blocks, slots);
+        for place in [keys, values] {
+            scales(b, dims, place, blocks, slots);
+        }
+        // Only full pages have a summary; that of another one is made anew when the page is filled.
+        if let Some(summary) = summary {
+            let [from, to] = [from, to].map(|page| dims.summary_at(b, page, head));
+            for offset in (0..dims.head_summary_bytes()).step_by(64) {
+                let words = b.load_ints(Mem::I32, summary.at(from, offset));
+                b.store_ints(Mem::I32, summary.at(to, offset), words);
+            }
+        }
     });
     b.finish()
 }
 
-/// `[dimension][PAGE]` of 16 bits: a register holds the slots of two dimensions.
-fn key_head(b: &mut Build, block: i64, keys: Place, (from, to): (Int, Int), slots: Int) {
-    // Lane `l` holds the slots 2·(l mod 8) and 2·(l mod 8) + 1.
-    let (lanes, seven, one, none) = (b.iota(), b.vi(7), b.vi(1), b.vi(0));
-    let even = b.and(lanes, seven);
-    let even = b.shl(even, 1);
-    let odd = b.add(even, one);
-    let slots = b.splat_int(slots);
-    let (low, high) = (b.vi(0xFFFF), b.vi(0xFFFF_0000));
-    let low = b.select(Cmp::Lt, even, slots, low, none);
-    let high = b.select(Cmp::Lt, odd, slots, high, none);
-    let keep = b.or(low, high);
-    b.for_to(block, 64, |b, at| {
+/// `[dimension][PAGE]` elements: a lane holds neighbouring slots of one dimension.
+fn key_head(b: &mut Build, dims: &Dims, keys: Place, (from, to): (Int, Int), slots: Int) {
+    let in_lane = 4 / dims.kv_bytes();
+    let (lanes, slots) = (b.iota(), b.splat_int(slots));
+    let in_row = b.vi(PAGE as i64 / in_lane - 1);
+    let first = b.and(lanes, in_row);
+    let first = b.shl(first, in_lane.trailing_zeros());
+    let none = b.vi(0);
+    let mut keep = none;
+    for i in 0..in_lane {
+        let (i_lanes, mask) = (b.vi(i), b.vi(((1 << (8 * dims.kv_bytes())) - 1) << (8 * dims.kv_bytes() * i)));
+        let slot = b.add(first, i_lanes);
+        let mask = b.select(Cmp::Lt, slot, slots, mask, none);
+        keep = b.or(keep, mask);
+    }
+    b.for_to(dims.scales(), 64, |b, at| {
         let (source, target) = (b.add(from, at), b.add(to, at));
         let words = b.load_ints(Mem::I32, keys.at(source, 0));
         let words = b.and(words, keep);
@@ -54,18 +70,30 @@ fn key_head(b: &mut Build, block: i64, keys: Place, (from, to): (Int, Int), slot
     });
 }
 
-/// `[PAGE][dimension]` of 16 bits.
+/// `[PAGE][dimension]` elements.
 fn value_head(b: &mut Build, dims: &Dims, values: Place, (from, to): (Int, Int), slots: Int) {
-    let slot = 2 * dims.head_dim;
+    let slot = dims.kv_bytes() * dims.head_dim;
+    // A slot of bytes need not be a whole number of 64 of them.
+    let (mem, step) = if dims.kv == KvFormat::Int8 { (Mem::I8, 16) } else { (Mem::I32, 64) };
     let (zero, end, none) = (b.int(0), b.int(PAGE as i64 * slot), b.vi(0));
     let kept = b.mul_const(slots, slot);
-    b.for_(zero, kept, 64, |b, at| {
+    b.for_(zero, kept, step, |b, at| {
         let (source, target) = (b.add(from, at), b.add(to, at));
-        let words = b.load_ints(Mem::I32, values.at(source, 0));
-        b.store_ints(Mem::I32, values.at(target, 0), words);
+        let words = b.load_ints(mem, values.at(source, 0));
+        b.store_ints(mem, values.at(target, 0), words);
     });
-    b.for_(kept, end, 64, |b, at| {
+    b.for_(kept, end, step, |b, at| {
         let target = b.add(to, at);
-        b.store_ints(Mem::I32, values.at(target, 0), none);
+        b.store_ints(mem, values.at(target, 0), none);
     });
+}
+
+/// One scale per slot, where there are any.
+fn scales(b: &mut Build, dims: &Dims, place: Place, (from, to): (Int, Int), slots: Int) {
+    if dims.kv == KvFormat::Int8 {
+        let (lanes, slots, none) = (b.iota(), b.splat_int(slots), b.vi(0));
+        let words = b.load_ints(Mem::I32, place.at(from, dims.scales()));
+        let words = b.select(Cmp::Lt, lanes, slots, words, none);
+        b.store_ints(Mem::I32, place.at(to, dims.scales()), words);
+    }
 }

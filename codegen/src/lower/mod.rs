@@ -6,9 +6,11 @@
 //!
 //! Per layer five launches: `qkv` (norm, projections, rope, KV append), `attend`, `out` (fold of partials, projection,
 //! residual), `gate_up` (norm, projections, SiLU), `down` (projection, residual); a prologue that is split off adds one
-//! each before `qkv`, `out` and `gate_up`. Then `head` and `finalise` for the rows that want logits, `weigh` and `draw` for the
+//! each before `qkv`, `out` and `gate_up`. Keys and values in int8, and layers that attend to chosen pages, add an `append`
+//! between `qkv` and `attend`. Then `head` and `finalise` for the rows that want logits, `weigh` and `draw` for the
 //! tokens that are drawn from them, and `fork` per layer for the pages that a step must copy first.
 
+mod append;
 mod assemble;
 mod attend;
 mod build;
@@ -19,6 +21,7 @@ mod fork;
 mod head;
 mod linear;
 mod math;
+mod pages;
 mod project;
 mod prologue;
 mod qkv;
@@ -29,8 +32,8 @@ mod select;
 pub use error::Error;
 
 use ir::model::Model;
-use ir::program::{GROUP, PAGE, Program, STAT_BLOCK};
-use ir::schedule::{ModelSchedule, Prologue};
+use ir::program::{GROUP, PAGE, Program, STAT_BLOCK, head_blocks};
+use ir::schedule::{KvFormat, ModelSchedule, Prologue};
 use linear::Blocking;
 
 /// The forward program of a model.
@@ -54,6 +57,9 @@ struct Dims {
     eps: f32,
     blocking: Blocking,
     prologue: Prologue,
+    kv: KvFormat,
+    /// Pages have summaries.
+    summaries: bool,
 }
 
 impl Dims {
@@ -84,12 +90,41 @@ impl Dims {
 
     /// Bytes of keys, and of values, of one head on one page.
     fn block_bytes(&self) -> i64 {
-        2 * PAGE as i64 * self.head_dim
+        self.kv.head_bytes(self.head_dim.unsigned_abs()).cast_signed()
     }
 
     /// Bytes from one KV head to the next.
     fn head_stride(&self) -> i64 {
-        2 * GROUP as i64 * self.block_bytes()
+        head_blocks(self.kv, self.head_dim.unsigned_abs(), self.summaries).cast_signed() * self.block_bytes()
+    }
+
+    /// Bytes of an element of the keys and values.
+    fn kv_bytes(&self) -> i64 {
+        self.kv.element_bytes().cast_signed()
+    }
+
+    /// Offset of the scales in the keys, and in the values, of one head on a page.
+    fn scales(&self) -> i64 {
+        PAGE as i64 * self.head_dim * self.kv_bytes()
+    }
+
+    /// Bytes of one head's summary of a page: minimum and maximum of every channel, f16.
+    fn head_summary_bytes(&self) -> i64 {
+        4 * self.head_dim
+    }
+
+    /// Byte of a head's summary of the page with number `page`, behind [`ir::program::Arg::Summary`].
+    fn summary_at(&self, b: &mut build::Build, page: build::Int, head: build::Int) -> build::Int {
+        let in_group = b.int(GROUP as i64 - 1);
+        let in_group = b.and(page, in_group);
+        let base = b.mul_const(page, self.block_bytes());
+        let base = b.scale_add(in_group, self.head_summary_bytes() - self.block_bytes(), base);
+        b.scale_add(head, self.head_stride(), base)
+    }
+
+    /// Bytes of the rows of [`ir::program::Buf::Fresh`]: keys, then values.
+    fn fresh_bytes(&self) -> i64 {
+        8 * self.kv_heads * self.head_dim
     }
 
     /// Bytes of one head's partial: `o`, then `m`, `l` and padding to 16 words.
@@ -130,6 +165,8 @@ mod step_words {
     pub(super) const EDITS: i64 = 40;
     /// Threads of the team.
     pub(super) const TEAM: i64 = 48;
+    /// Lists of pages to choose.
+    pub(super) const PICKS: i64 = 56;
 
     /// Declares the header and loads one word of it.
     pub(super) fn load(b: &mut Build, word: i64) -> Int {
@@ -174,6 +211,24 @@ mod item_words {
     pub(super) const TABLE: i64 = 32;
     /// Which partial of each row.
     pub(super) const PARTIAL: i64 = 40;
+    /// Distance of the KV heads' lists of pages.
+    pub(super) const LIST_STRIDE: i64 = 48;
+}
+
+/// Byte offsets in an entry of the lists to choose.
+mod pick_words {
+    use ir::program::PICK_WORDS;
+
+    /// Bytes of an entry.
+    pub(super) const BYTES: i64 = 8 * PICK_WORDS as i64;
+    /// Row.
+    pub(super) const ROW: i64 = 0;
+    /// Index of its sequence's first page number.
+    pub(super) const TABLE: i64 = 8;
+    /// Pages it sees.
+    pub(super) const PAGES: i64 = 16;
+    /// Index of the list of KV head 0.
+    pub(super) const LIST: i64 = 24;
 }
 
 /// Byte offsets in the list of rows that want logits.

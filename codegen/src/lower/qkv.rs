@@ -1,6 +1,7 @@
 //! K1: norm, query, key and value projections, biases, rope, and the append to the KV cache.
 //!
-//! Takes the residual stream, leaves scaled queries and the new keys and values at their final places.
+//! Takes the residual stream, leaves scaled queries and the new keys and values at their final places; for a cache of int8
+//! it leaves them in f32, because a scale needs a whole head, and [`super::append`] rounds them.
 
 use super::build::{Build, Built, Int, Place, Role, Slot, Vf};
 use super::linear::{Matrix, RESULT_BYTES, Results, Rows, row_blocks};
@@ -9,6 +10,7 @@ use super::record::Record;
 use super::{Dims, row_words, step_words};
 use ir::kernel::{Mem, Split};
 use ir::program::{Buf, PAGE};
+use ir::schedule::KvFormat;
 use ir::tensor::DType;
 
 /// Bytes of a KV element (f16).
@@ -25,6 +27,10 @@ enum Target {
     Query(Place),
     Key(Place),
     Value(Place),
+    /// Keys in f32.
+    FreshKey(Place),
+    /// Values in f32.
+    FreshValue(Place),
 }
 
 /// One of the three projections.
@@ -57,11 +63,16 @@ pub(super) fn kernel(name: &str, dims: &Dims, types: &[DType; 3], biased: bool) 
     let rows = rows(&mut b, dims, &record, n, |b| Norm::declare(b, false));
     let table = b.read_buf("rows", Buf::Rows);
     let rope = b.read_buf("rope", Buf::Rope);
-    let targets = [
-        Target::Query(b.write_buf("query", Buf::Query)),
-        Target::Key(b.write("keys", Slot::Keys)),
-        Target::Value(b.write("values", Slot::Values)),
-    ];
+    let query = Target::Query(b.write_buf("query", Buf::Query));
+    let targets = match dims.kv {
+        KvFormat::F16 => {
+            [query, Target::Key(b.write("keys", Slot::Keys)), Target::Value(b.write("values", Slot::Values))]
+        }
+        KvFormat::Int8 => {
+            let fresh = b.write_buf("fresh", Buf::Fresh);
+            [query, Target::FreshKey(fresh), Target::FreshValue(fresh)]
+        }
+    };
     let roles = [
         ("q", Role::Query, "q_bias", Role::QueryBias),
         ("k", Role::Key, "k_bias", Role::KeyBias),
@@ -166,7 +177,7 @@ impl Shared<'_> {
     /// Asks early for the lines that a unit will write: a key is scattered over many, and stores that miss block.
     fn ask(&self, b: &mut Build, target: Target, row: Int, unit: (Int, Int)) {
         match target {
-            Target::Query(_) => (),
+            Target::Query(_) | Target::FreshKey(_) | Target::FreshValue(_) => (),
             Target::Key(keys) => {
                 let at = self.key_place(b, row, unit);
                 let half = self.dims.head_dim / 2 * KEY_STRIDE;
@@ -202,6 +213,22 @@ impl Shared<'_> {
                 let at = self.key_place(b, row, (head, t));
                 b.store_strided(Mem::F16, keys.at(at, 0), KEY_STRIDE, lo);
                 b.store_strided(Mem::F16, keys.at(at, d / 2 * KEY_STRIDE), KEY_STRIDE, hi);
+            }
+            Target::FreshKey(fresh) => {
+                let [lo, hi] = self.turn(b, entry, t, halves);
+                let at = b.mul_const(row, dims.fresh_bytes());
+                let at = b.scale_add(head, 4 * d, at);
+                let at = b.scale_add(t, 64, at);
+                b.store(Mem::F32, fresh.at(at, 0), lo);
+                b.store(Mem::F32, fresh.at(at, 2 * d), hi);
+            }
+            Target::FreshValue(fresh) => {
+                let at = b.mul_const(row, dims.fresh_bytes());
+                let at = b.scale_add(head, 4 * d, at);
+                let at = b.scale_add(t, 128, at);
+                let [lo, hi] = halves;
+                b.store(Mem::F32, fresh.at(at, dims.fresh_bytes() / 2), lo);
+                b.store(Mem::F32, fresh.at(at, dims.fresh_bytes() / 2 + 64), hi);
             }
             Target::Value(values) => {
                 let at = self.value_place(b, row, (head, t));

@@ -6,8 +6,8 @@ use codegen::Backend;
 use codegen::back::interp::{self, Value};
 use half::f16;
 use ir::model::{Family, Model, Tensor};
-use ir::program::{Arg, Buf, CHUNK, GROUP, Launch, PAGE, Program, Source};
-use ir::schedule::{ModelSchedule, Numerics, Prologue};
+use ir::program::{Arg, Buf, CHUNK, GROUP, Launch, PAGE, Program, Source, head_blocks};
+use ir::schedule::{Attention, KvFormat, ModelSchedule, Numerics, Prologue};
 use ir::target::Isa;
 use ir::tensor::DType;
 use std::collections::BTreeMap;
@@ -107,6 +107,8 @@ pub(crate) fn schedule() -> ModelSchedule {
         interleave: true,
         numerics: Numerics::Int8,
         prefetch: 0,
+        kv: KvFormat::F16,
+        attention: Attention::Dense,
     }
 }
 
@@ -169,9 +171,13 @@ pub(crate) struct Machine {
     pub(crate) cut: bool,
     pub(crate) weights: Vec<Vec<u8>>,
     pub(crate) buffers: BTreeMap<Buf, Vec<u8>>,
+    /// Whether rows of short sequences get lists of pages too.
+    pub(crate) list_all: bool,
     /// Keys and values per layer.
     pub(crate) kv: Vec<[Vec<u8>; 2]>,
-    kv_heads: usize,
+    /// Summaries of pages per layer.
+    pub(crate) summaries: Vec<Vec<u8>>,
+    pub(crate) layout: Layout,
 }
 
 impl Machine {
@@ -194,12 +200,24 @@ impl Machine {
         let hidden: Vec<f32> = (0..program.max_rows * tiny.model.hidden).map(|_| r.unit() as f32 * 2.0).collect();
         put(buffers.get_mut(&Buf::Rope).expect("a rope table"), 0, &rope);
         put(buffers.get_mut(&Buf::Hidden).expect("a residual stream"), 0, &hidden);
-        // Keys and values each have a memory of their own, half of which is the other's room.
-        let elements = PAGES * program.page_bytes as usize;
-        let mut pool = || (0..elements).flat_map(|_| f16::from_f64(2.0 * r.unit()).to_le_bytes()).collect();
-        let kv = (0..tiny.model.layers).map(|_| [pool(), pool()]).collect();
-        let kv_heads = tiny.model.kv_heads as usize;
-        Self { program, team, cut: false, weights, buffers, kv, kv_heads }
+        // Keys, values and summaries each have a memory of their own, most of which is the others' room.
+        let layout = Layout::new(&program, &tiny.model);
+        let mut pool = || -> Vec<u8> { layout.cache(&mut r) };
+        let kv: Vec<[Vec<u8>; 2]> = (0..tiny.model.layers).map(|_| [pool(), pool()]).collect();
+        let summaries = kv.iter().map(|[keys, _]| layout.summaries_of(keys)).collect();
+        Self { program, team, cut: false, list_all: false, weights, buffers, kv, summaries, layout }
+    }
+
+    /// Takes over the cache of another machine over the same model, which may lie otherwise in memory.
+    pub(crate) fn take_cache(&mut self, other: &Self) {
+        let (to, from, block) = (self.layout, other.layout, self.layout.block_bytes());
+        for (mine, theirs) in self.kv.iter_mut().flatten().zip(other.kv.iter().flatten()) {
+            for (page, head) in (0..PAGES).flat_map(|p| (0..to.kv_heads).map(move |h| (p, h))) {
+                let (to, from) = (to.block(page, head), from.block(page, head));
+                mine[to..to + block].copy_from_slice(&theirs[from..from + block]);
+            }
+        }
+        self.summaries = self.kv.iter().map(|[keys, _]| to.summaries_of(keys)).collect();
     }
 
     fn buffer(&mut self, buf: Buf) -> &mut Vec<u8> {
@@ -208,7 +226,7 @@ impl Machine {
 
     /// The number by which kernels know a page.
     pub(crate) fn number(&self, page: usize) -> usize {
-        page / GROUP * 2 * GROUP * self.kv_heads + page % GROUP
+        self.layout.number(page)
     }
 
     /// Describes a step to the kernels. All rows want logits, in reverse order.
@@ -247,8 +265,69 @@ impl Machine {
         put_words(self.buffer(Buf::Step), &step);
         put_words(self.buffer(Buf::Rows), table.as_flattened());
         put_words(self.buffer(Buf::Items), items.as_flattened());
+        if let Some(budget) = self.program.attention.pages() {
+            let part = self.part(rows, &table, &items, i64::from(budget));
+            put_words(
+                self.buffer(Buf::PartStep),
+                &[n as i64, part.1.len() as i64, n as i64, 0, 0, 0, 0, part.2.len() as i64],
+            );
+            put_words(self.buffer(Buf::PartRows), part.0.as_flattened());
+            put_words(self.buffer(Buf::PartItems), part.1.as_flattened());
+            put_words(self.buffer(Buf::Picks), part.2.as_flattened());
+        }
         put_ints(self.buffer(Buf::Tables), &pages);
         put_ints(self.buffer(Buf::HeadRows), &wanted);
+    }
+
+    /// Rows, items and picks of layers that attend to lists of pages: sequences with one row in the step, when they are
+    /// longer than the budget or all shall have lists. An item covers a whole list.
+    fn part(&self, rows: &[Row], table: &[[i64; 8]], items: &[[i64; 8]], budget: i64) -> Part {
+        let (mut table, mut picks) = (table.to_vec(), Vec::new());
+        let mut listed = Vec::new();
+        for (i, row) in rows.iter().enumerate() {
+            let pages = (row.position / PAGE + 1) as i64;
+            let alone = rows.iter().filter(|r| r.sequence == row.sequence).count() == 1;
+            if alone && (self.list_all || pages > budget) {
+                let heads = self.program.summary_bytes as i64 / 4 / self.head_dim();
+                let list = PAGES as i64 + picks.len() as i64 * heads * budget;
+                picks.push([i as i64, (row.sequence * SEQUENCE_PAGES) as i64, pages, list]);
+                table[i][2] = (pages.min(budget) - 1) * PAGE as i64 + (row.position % PAGE) as i64 + 1;
+                table[i][4] = 1;
+                listed.push((i as i64, list, table[i][2]));
+            }
+        }
+        let mut items: Vec<[i64; 8]> =
+            items.iter().filter(|item| listed.iter().all(|l| l.0 != item[0])).copied().collect();
+        for (row, list, limit) in listed {
+            items.push([row, 1, 0, (limit + CHUNK as i64 - 1) / CHUNK as i64, list, 0, budget, 0]);
+        }
+        (table, items, picks)
+    }
+
+    /// Physical pages that row `i` of the step attends to in a layer and KV head, in order.
+    pub(crate) fn pages_of(&self, layer: usize, i: usize, row: &Row, head: usize) -> Vec<usize> {
+        let all = (0..=row.position / PAGE).map(|p| page_of(row.sequence, p)).collect();
+        if (layer as u32) < self.program.dense_layers() {
+            return all;
+        }
+        let words = |buf: Buf, at: usize, n: usize| -> Vec<i64> {
+            let bytes = &self.buffers[&buf][8 * at..8 * (at + n)];
+            bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("eight bytes"))).collect()
+        };
+        let picks = words(Buf::PartStep, 7, 1)[0] as usize;
+        let picked = (0..picks).map(|p| words(Buf::Picks, 4 * p, 4)).find(|p| p[0] == i as i64);
+        let Some(pick) = picked else { return all };
+        let budget = i64::from(self.program.attention.pages().expect("a budget"));
+        let list = (pick[3] + head as i64 * budget) as usize;
+        let entries = &self.buffers[&Buf::Tables][4 * list..][..4 * budget.min(pick[2]) as usize];
+        let number = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize;
+        let page = |n: usize| (0..PAGES).find(|p| self.number(*p) == n).expect("the number of a page");
+        entries.chunks_exact(4).map(|b| page(number(b))).collect()
+    }
+
+    fn head_dim(&self) -> i64 {
+        let rope = self.program.buffers.iter().find(|(b, _)| *b == Buf::Rope).expect("a rope table").1;
+        (rope.fixed as usize / 4 / (SEQUENCE_PAGES * PAGE)) as i64
     }
 
     /// Runs one launch.
@@ -264,6 +343,7 @@ impl Machine {
                 Arg::Kv(layer, values) => {
                     Value::Buffer(std::mem::take(&mut self.kv[layer as usize][usize::from(values)]))
                 }
+                Arg::Summary(layer) => Value::Buffer(std::mem::take(&mut self.summaries[layer as usize])),
                 Arg::Int(v) => Value::I64(v),
                 Arg::ScratchStride => Value::I64(stride as i64),
             })
@@ -279,6 +359,7 @@ impl Machine {
             match *arg {
                 Arg::Buf(buf) => *self.buffer(buf) = bytes,
                 Arg::Kv(layer, values) => self.kv[layer as usize][usize::from(values)] = bytes,
+                Arg::Summary(layer) => self.summaries[layer as usize] = bytes,
                 _ => (),
             }
         }
@@ -308,6 +389,111 @@ impl Machine {
         all.extend(self.floats(Buf::Stats, wanted * stats, stats));
         all.into_iter().map(f32::to_bits).collect()
     }
+}
+
+/// Rows, items and picks.
+type Part = (Vec<[i64; 8]>, Vec<[i64; 8]>, Vec<[i64; 4]>);
+
+/// How pages of one layer lie in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    format: KvFormat,
+    kv_heads: usize,
+    head_dim: usize,
+    summaries: bool,
+}
+
+impl Layout {
+    fn new(program: &Program, model: &Model) -> Self {
+        let (kv_heads, head_dim) = (model.kv_heads as usize, model.head_dim as usize);
+        Self { format: program.kv, kv_heads, head_dim, summaries: program.summary_bytes > 0 }
+    }
+
+    fn head_blocks(&self) -> usize {
+        head_blocks(self.format, self.head_dim as u64, self.summaries) as usize
+    }
+
+    fn group_blocks(&self) -> usize {
+        (self.kv_heads * self.head_blocks()).next_multiple_of(GROUP)
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.format.head_bytes(self.head_dim as u64) as usize
+    }
+
+    fn number(&self, page: usize) -> usize {
+        page / GROUP * self.group_blocks() + page % GROUP
+    }
+
+    /// Bytes of the keys, values or summaries of a head on a page.
+    fn block(&self, page: usize, head: usize) -> usize {
+        (self.number(page) + head * self.head_blocks()) * self.block_bytes()
+    }
+
+    /// Byte of the summary of a head on a page.
+    pub(crate) fn summary(&self, page: usize, head: usize) -> usize {
+        self.block(page - page % GROUP, head) + page % GROUP * 4 * self.head_dim
+    }
+
+    /// Byte of an element of the keys or values.
+    pub(crate) fn place(&self, values: bool, [page, head, channel, slot]: [usize; 4]) -> usize {
+        let i = if values { slot * self.head_dim + channel } else { channel * PAGE + slot };
+        self.block(page, head) + i * self.format.element_bytes() as usize
+    }
+
+    /// Key or value `channel` of slot `slot` of a head on a page.
+    fn element(&self, kv: &[u8], values: bool, at: [usize; 4]) -> f64 {
+        let [page, head, _, slot] = at;
+        let place = self.place(values, at);
+        match self.format {
+            KvFormat::F16 => f16::from_le_bytes([kv[place], kv[place + 1]]).to_f64(),
+            KvFormat::Int8 => {
+                let scale = self.block(page, head) + PAGE * self.head_dim + 4 * slot;
+                f64::from(kv[place].cast_signed()) * f64::from(floats(&kv[scale..scale + 4])[0])
+            }
+        }
+    }
+
+    /// Keys, or values, of all pages of a layer: about −2 to 2.
+    fn cache(&self, r: &mut Random) -> Vec<u8> {
+        let elements = PAGE * self.head_dim;
+        let mut bytes = Vec::new();
+        for _ in 0..PAGES.div_ceil(GROUP) * self.group_blocks() {
+            match self.format {
+                KvFormat::F16 => bytes.extend((0..elements).flat_map(|_| f16::from_f64(2.0 * r.unit()).to_le_bytes())),
+                KvFormat::Int8 => {
+                    bytes.extend((0..elements).map(|_| ((127.0 * r.unit()) as i8).cast_unsigned()));
+                    bytes.extend((0..PAGE).flat_map(|_| ((1.5 + 0.5 * r.unit() as f32) / 127.0).to_le_bytes()));
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Summaries of all pages of a layer as the contract has them, with bounds a little wide for int8.
+    fn summaries_of(&self, keys: &[u8]) -> Vec<u8> {
+        if !self.summaries {
+            return Vec::new();
+        }
+        let mut bytes = vec![0; keys.len()];
+        for (page, head) in (0..PAGES).flat_map(|p| (0..self.kv_heads).map(move |h| (p, h))) {
+            let at = self.summary(page, head);
+            for channel in 0..self.head_dim {
+                let keys = (0..PAGE).map(|s| self.element(keys, false, [page, head, channel, s]));
+                let (low, high) = keys.fold((f64::MAX, f64::MIN), |(l, h), k| (l.min(k), h.max(k)));
+                let wide = if self.format == KvFormat::Int8 { 0.002 } else { 0.0 };
+                bytes[at + 2 * channel..][..2].copy_from_slice(&f16::from_f64(low - wide).to_le_bytes());
+                bytes[at + 2 * (self.head_dim + channel)..][..2]
+                    .copy_from_slice(&f16::from_f64(high + wide).to_le_bytes());
+            }
+        }
+        bytes
+    }
+}
+
+/// Key or value `channel` of slot `slot` of a head on a page: `[page, head, channel, slot]`.
+pub(crate) fn element(m: &Machine, layer: usize, values: bool, at: [usize; 4]) -> f64 {
+    m.layout.element(&m.kv[layer][usize::from(values)], values, at)
 }
 
 /// Physical page of a sequence's page: scattered, so that mistakes in tables show.

@@ -6,6 +6,7 @@ mod draws;
 mod machine;
 #[path = "../backends/native.rs"]
 mod native;
+mod part;
 mod reference;
 mod refusals;
 mod speed;
@@ -44,7 +45,7 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-fn check_step(tiny: &Tiny, s: &ModelSchedule, rows: &[Row], cut: bool) {
+pub(crate) fn check_step(tiny: &Tiny, s: &ModelSchedule, rows: &[Row], cut: bool) {
     let mut m = Machine::new(tiny, s, 1);
     m.cut = cut;
     m.step(rows);

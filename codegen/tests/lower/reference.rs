@@ -1,11 +1,10 @@
 //! What each kernel must leave, in f64 from what it actually read. Activations are read back from the records as they
 //! were rounded, so that tolerances are those of f32 sums.
 
-use crate::machine::{Machine, Row, Tiny, page_of};
+use crate::machine::{Machine, Row, Tiny, element, page_of};
 use crate::weights::Matrix;
-use half::f16;
-use ir::program::{Buf, GROUP, Launch, PAGE, STAT_BLOCK};
-use ir::schedule::Numerics;
+use ir::program::{Buf, Launch, PAGE, STAT_BLOCK};
+use ir::schedule::{KvFormat, Numerics};
 use ir::tensor::{DType, Scales};
 
 /// The layout of an activation record, as its description says.
@@ -78,15 +77,14 @@ impl Checker<'_> {
     /// Checks what `launch` turned `before` into.
     pub(crate) fn check(&self, launch: &Launch, before: &Machine, after: &Machine) {
         let name = after.program.kernels[launch.kernel as usize].name.clone();
-        let layer = before
-            .program
-            .forward
-            .iter()
-            .position(|l| l == launch)
-            .map_or(0, |i| i * self.tiny.model.layers as usize / before.program.forward.len());
+        let forward = &before.program.forward;
+        let starts = |l: &&Launch| before.program.kernels[l.kernel as usize].name.starts_with("qkv");
+        let until = forward.iter().position(|l| l == launch).map_or(0, |i| i + 1);
+        let layer = forward[..until].iter().filter(starts).count().saturating_sub(1);
         match name.split('.').next().expect("a name has a stem") {
             "qkv" => self.qkv(layer, before, after),
             "attend" | "norm" | "fold" | "head_norm" => (),
+            "append" => self.append(layer, before, after),
             "out" => self.out(layer, before, after),
             "gate_up" => self.gate_up(layer, before, after),
             "down" => self.down(layer, before, after),
@@ -156,11 +154,10 @@ impl Checker<'_> {
                             let v = if j < d / 2 { ya * cos - yb * sin } else { yb * cos + ya * sin };
                             (v, size[head * d + a] + size[head * d + b])
                         };
-                        let slot = after.number(page_of(row.sequence, row.position / PAGE)) + 2 * GROUP * head;
-                        let s = row.position % PAGE;
-                        let half = |values: usize, at: usize| {
-                            let b = &after.kv[layer][values][2 * at..];
-                            f16::from_le_bytes([b[0], b[1]]).to_f64()
+                        let (page, s) = (page_of(row.sequence, row.position / PAGE), row.position % PAGE);
+                        let kept = |values: bool| match after.program.kv {
+                            KvFormat::F16 => element(after, layer, values, [page, head, j, s]),
+                            KvFormat::Int8 => self.fresh(after, i, values, head, j),
                         };
                         match name {
                             "attn_q" => {
@@ -168,10 +165,35 @@ impl Checker<'_> {
                                 let got = f64::from(after.floats(Buf::Query, at, 1)[0]);
                                 near("query", got, want / (d as f64).sqrt(), size, SUM);
                             }
-                            "attn_k" => near("key", half(0, (slot * d + j) * PAGE + s), want, size, 6e-4),
-                            _ => near("value", half(1, (slot * PAGE + s) * d + j), want, size, 6e-4),
+                            "attn_k" => near("key", kept(false), want, size, 6e-4),
+                            _ => near("value", kept(true), want, size, 6e-4),
                         }
                     }
+                }
+            }
+        }
+        self.untouched(layer, before, after);
+    }
+
+    /// A key or value before it is rounded to int8.
+    fn fresh(&self, m: &Machine, row: usize, values: bool, head: usize, channel: usize) -> f64 {
+        let (d, kv) = (self.tiny.model.head_dim as usize, self.tiny.model.kv_heads as usize);
+        let at = (2 * row + usize::from(values)) * kv * d + head * d + channel;
+        f64::from(m.floats(Buf::Fresh, at, 1)[0])
+    }
+
+    /// New keys and values are rounded to the nearest of 255 steps, and nothing else changes.
+    fn append(&self, layer: usize, before: &Machine, after: &Machine) {
+        let m = &self.tiny.model;
+        let d = m.head_dim as usize;
+        for (i, row) in self.rows.iter().enumerate().filter(|_| after.program.kv == KvFormat::Int8) {
+            let (page, slot) = (page_of(row.sequence, row.position / PAGE), row.position % PAGE);
+            for (head, values) in (0..m.kv_heads as usize).flat_map(|h| [(h, false), (h, true)]) {
+                let want: Vec<f64> = (0..d).map(|c| self.fresh(before, i, values, head, c)).collect();
+                let step = want.iter().fold(0.0f64, |m, x| m.max(x.abs())) / 127.0;
+                for (c, want) in want.iter().enumerate() {
+                    let got = element(after, layer, values, [page, head, c, slot]);
+                    near("rounded", got, *want, 0.5001 * step, 1.0);
                 }
             }
         }
@@ -181,17 +203,19 @@ impl Checker<'_> {
     /// Nothing but the step's slots changed in the cache.
     fn untouched(&self, layer: usize, before: &Machine, after: &Machine) {
         let m = &self.tiny.model;
-        let (d, kv) = (m.head_dim as usize, m.kv_heads as usize);
-        for values in 0..2 {
-            for at in 0..before.kv[layer][values].len() / 2 {
-                let block = at / (PAGE * d);
-                let s = if values == 0 { at % PAGE } else { at / d % PAGE };
-                let written = self.rows.iter().any(|r| {
-                    let number = before.number(page_of(r.sequence, r.position / PAGE));
-                    r.position % PAGE == s && (0..kv).any(|head| number + 2 * GROUP * head == block)
-                });
-                let same = before.kv[layer][values][2 * at..2 * at + 2] == after.kv[layer][values][2 * at..2 * at + 2];
-                assert!(same || written, "cache element {at} changed");
+        for page in 0..crate::machine::PAGES {
+            for slot in 0..PAGE {
+                let here = |r: &Row| page_of(r.sequence, r.position / PAGE) == page && r.position % PAGE == slot;
+                if self.rows.iter().any(here) {
+                    continue;
+                }
+                for head in 0..m.kv_heads as usize {
+                    for (channel, values) in (0..m.head_dim as usize).flat_map(|c| [(c, false), (c, true)]) {
+                        let at = [page, head, channel, slot];
+                        let [old, new] = [before, after].map(|x| element(x, layer, values, at));
+                        assert!(old == new, "element {at:?} of the cache changed");
+                    }
+                }
             }
         }
     }
@@ -206,7 +230,10 @@ impl Checker<'_> {
             let mut want = Vec::new();
             for head in 0..heads {
                 let kv_head = head / (heads / m.kv_heads as usize);
-                want.extend(attend(&query[head * d..][..d], row, kv_head, before, layer));
+                let pages = before.pages_of(layer, i, row, kv_head);
+                let key = |values, p: usize, c| element(before, layer, values, [pages[p / PAGE], kv_head, c, p % PAGE]);
+                let keys = (pages.len() - 1) * PAGE + row.position % PAGE + 1;
+                want.extend(attend(&query[head * d..][..d], keys, &key));
             }
             let (x, step) = record.row(&after.buffers[&Buf::Scratch], i, w.dtype, self.numerics);
             // A weighted mean of values between −2 and 2.
@@ -290,32 +317,14 @@ impl Checker<'_> {
     }
 }
 
-/// Attention of one scaled query over the row's keys.
-fn attend(query: &[f32], row: &Row, head: usize, machine: &Machine, layer: usize) -> Vec<f64> {
-    let kv = &machine.kv[layer];
-    let d = query.len();
-    let half = |values: usize, at: usize| f16::from_le_bytes([kv[values][2 * at], kv[values][2 * at + 1]]).to_f64();
-    let place = |p: usize| (machine.number(page_of(row.sequence, p / PAGE)) + 2 * GROUP * head, p % PAGE);
-    let scores: Vec<f64> = (0..=row.position)
-        .map(|p| {
-            let (page, s) = place(p);
-            (0..d).map(|j| f64::from(query[j]) * half(0, (page * d + j) * PAGE + s)).sum()
-        })
-        .collect();
+/// Attention of one scaled query over `keys` keys; `key(values, position, channel)` reads them.
+fn attend(query: &[f32], keys: usize, key: &dyn Fn(bool, usize, usize) -> f64) -> Vec<f64> {
+    let score = |p: usize| query.iter().enumerate().map(|(c, q)| f64::from(*q) * key(false, p, c)).sum::<f64>();
+    let scores: Vec<f64> = (0..keys).map(score).collect();
     let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
     let total: f64 = weights.iter().sum();
-    (0..d)
-        .map(|j| {
-            let sum: f64 = weights
-                .iter()
-                .enumerate()
-                .map(|(p, w)| {
-                    let (page, s) = place(p);
-                    w * half(1, (page * PAGE + s) * d + j)
-                })
-                .sum();
-            sum / total
-        })
+    (0..query.len())
+        .map(|c| weights.iter().enumerate().map(|(p, w)| w * key(true, p, c)).sum::<f64>() / total)
         .collect()
 }

@@ -332,15 +332,17 @@ impl Checker<'_> {
                 continue;
             }
             let text = self.allowance(name, value);
-            self.report(
-                Diagnostic::warning(
-                    codes::W0405,
-                    name.span,
-                    format!("`{}` has no effect yet", name.text),
-                    "the planner has no such alternative yet",
-                )
-                .help("nothing is approximated: the program runs exactly and costs as much as without it"),
-            );
+            if !matches!(name.text.as_str(), "sparse_attention" | "kv_quant") {
+                self.report(
+                    Diagnostic::warning(
+                        codes::W0405,
+                        name.span,
+                        format!("`{}` has no effect yet", name.text),
+                        "the planner has no such alternative yet",
+                    )
+                    .help("nothing is approximated by it: the program costs as much as without it"),
+                );
+            }
             allow.extend(text.map(|value| Allow { name: name.text.clone(), value }));
         }
         allow

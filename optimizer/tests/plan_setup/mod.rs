@@ -8,6 +8,7 @@ use ir::schedule::Numerics;
 use ir::strategy::{RoleKind, Strategy};
 use ir::target::{Target, builtin};
 use optimizer::facts::Kind;
+use optimizer::lossy::Forced;
 use optimizer::{ASSUMPTIONS, Options, PlanError, RoleModel};
 use std::collections::BTreeMap;
 
@@ -34,7 +35,14 @@ pub(crate) fn reference() -> Target {
 
 /// Options with two threads and the usual assumptions.
 pub(crate) fn options() -> Options {
-    Options { assumptions: ASSUMPTIONS, values: BTreeMap::new(), threads: 2, numerics: Numerics::Int8, naive: false }
+    Options {
+        assumptions: ASSUMPTIONS,
+        values: BTreeMap::new(),
+        threads: 2,
+        numerics: Numerics::Int8,
+        naive: false,
+        forced: Forced::default(),
+    }
 }
 
 /// Generators bound to shapes of the table: `large` to a larger one.

@@ -6,6 +6,7 @@
 use crate::kv::PageShape;
 use ir::plan::PrefixMode;
 use ir::program::{CHUNK, ITEM_WORDS, PAGE, ROW_WORDS};
+use ir::schedule::Attention;
 
 /// Pages of a chunk.
 const CHUNK_PAGES: usize = CHUNK / PAGE;
@@ -19,6 +20,9 @@ pub(super) struct Run<'a> {
     pub(super) first: usize,
     /// Number of tokens, at least one.
     pub(super) rows: usize,
+    /// The step appends this one token and no other to the sequence: where that is allowed, it attends to a part of the
+    /// pages. How a longer append is cut into steps depends on the neighbours, so it must not decide.
+    pub(super) decoded: bool,
 }
 
 /// What the cutting may use.
@@ -34,19 +38,42 @@ pub(super) struct Limits {
     pub(super) threads: usize,
     /// How kernels name pages.
     pub(super) pages: PageShape,
+    /// Which pages decoded tokens attend to.
+    pub(super) attention: Attention,
+}
+
+/// Rows and items of a kind of layer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cut {
+    /// [`ROW_WORDS`] per row.
+    pub(super) rows: Vec<i64>,
+    /// [`ITEM_WORDS`] per item.
+    pub(super) items: Vec<i64>,
+    /// Partials in use.
+    pub(super) partials: usize,
 }
 
 /// The tables of a step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Work {
-    /// [`ROW_WORDS`] per row.
-    pub(super) rows: Vec<i64>,
-    /// [`ITEM_WORDS`] per item.
-    pub(super) items: Vec<i64>,
+    /// For layers that attend to everything.
+    pub(super) all: Cut,
+    /// For layers that attend to a part; empty where there are none.
+    pub(super) part: Cut,
+    /// [`ir::program::PICK_WORDS`] per list that a kernel chooses.
+    pub(super) picks: Vec<i64>,
     /// Page lists, one after the other.
     pub(super) tables: Vec<i32>,
-    /// Partials in use.
-    pub(super) partials: usize,
+}
+
+/// A run as attention sees it in a kind of layer.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    run: Run<'a>,
+    /// Index of its first page number.
+    table: usize,
+    /// Distance of the KV heads' lists.
+    stride: usize,
 }
 
 /// Neighbouring rows that are attended together: over shared chunks `0..shared`, then over their own up to `chunks`.
@@ -56,6 +83,7 @@ struct Group {
     /// Rows of the largest item of its kind. All items over one prefix must be cut alike, so they count alike.
     width: usize,
     table: usize,
+    stride: usize,
     start: usize,
     chunks: usize,
 }
@@ -63,33 +91,89 @@ struct Group {
 impl Work {
     /// Fills the tables for a step of `runs`.
     pub(super) fn plan(&mut self, runs: &[Run<'_>], mode: PrefixMode, limits: &Limits) {
-        self.rows.clear();
-        self.items.clear();
         self.tables.clear();
-        let mut tables = Vec::with_capacity(runs.len());
+        self.picks.clear();
+        let mut rows = Vec::new();
+        let mut views = Vec::with_capacity(runs.len());
         for run in runs {
-            tables.push(self.tables.len());
+            views.push(View { run: *run, table: self.tables.len(), stride: 0 });
             self.tables.extend(run.pages.iter().map(|p| limits.pages.number(*p) as i32));
             for position in run.first..run.first + run.rows {
                 let page = limits.pages.number(run.pages[position / PAGE]);
                 let slot = page * PAGE + position % PAGE;
-                self.rows.extend([position as i64, slot as i64, position as i64 + 1, 0, 0, 0, 0, 0]);
+                rows.extend([position as i64, slot as i64, position as i64 + 1, 0, 0, 0, 0, 0]);
             }
         }
+        let Some(budget) = limits.attention.pages().map(|n| n as usize) else {
+            return self.all.plan(rows, &views, mode, limits);
+        };
+        let mut row = 0;
+        let mut limits_of_lists = Vec::new();
+        let views_of_lists: Vec<View<'_>> = views
+            .iter()
+            .map(|view| {
+                let first = row;
+                row += view.run.rows;
+                let pages = view.run.first / PAGE + 1;
+                if !view.run.decoded || pages <= budget {
+                    return *view;
+                }
+                // Positions along the list: all its pages but the last are full.
+                let position = (budget - 1) * PAGE + view.run.first % PAGE;
+                limits_of_lists.push((first, position as i64 + 1));
+                let run = Run { pages: &[], first: position, ..view.run };
+                let (table, stride) = self.list(first, view, pages, budget, limits);
+                View { run, table, stride }
+            })
+            .collect();
+        let mut part_rows = rows.clone();
+        for (row, limit) in limits_of_lists {
+            part_rows[row * ROW_WORDS + 2] = limit;
+        }
+        self.all.plan(rows, &views, mode, limits);
+        self.part.plan(part_rows, &views_of_lists, mode, limits);
+    }
+
+    /// Makes room for the lists of a row with `pages` pages: the index of the first, and their distance. Lists of a window
+    /// are the same for all heads and written here.
+    fn list(&mut self, row: usize, view: &View<'_>, pages: usize, budget: usize, limits: &Limits) -> (usize, usize) {
+        let list = self.tables.len();
+        if let Attention::Window { sinks, .. } = limits.attention {
+            let sinks = sinks as usize;
+            self.tables.extend_from_within(view.table..view.table + sinks);
+            self.tables.extend_from_within(view.table + pages - (budget - sinks)..view.table + pages);
+            return (list, 0);
+        }
+        self.picks.extend([row, view.table, pages, list].map(|w| w as i64));
+        self.tables.resize(list + budget * limits.kv_heads, 0);
+        (list, budget)
+    }
+
+    /// Number of rows.
+    pub(super) fn row_count(&self) -> usize {
+        self.all.rows.len() / ROW_WORDS
+    }
+}
+
+impl Cut {
+    /// Cuts the attention of rows into items; `rows` has a limit per row and no partials yet.
+    fn plan(&mut self, rows: Vec<i64>, views: &[View<'_>], mode: PrefixMode, limits: &Limits) {
+        self.rows = rows;
+        self.items.clear();
         // How many leading chunks each run attends together with its neighbours.
         let mut shared = match mode {
-            PrefixMode::Cascade => shared_chunks(runs),
-            PrefixMode::Shared | PrefixMode::Copied => vec![0; runs.len()],
+            PrefixMode::Cascade => shared_chunks(views),
+            PrefixMode::Shared | PrefixMode::Copied => vec![0; views.len()],
         };
         let mut groups = Vec::new();
-        let mut prefixes = prefix_groups(runs, &shared, &tables, limits.attend_rows, &mut groups);
-        own_groups(runs, &shared, &tables, limits.attend_rows, &mut groups);
+        let mut prefixes = prefix_groups(views, &shared, limits.attend_rows, &mut groups);
+        own_groups(views, &shared, limits.attend_rows, &mut groups);
         if count_partials(&groups, |_| false) > limits.max_partials {
             // Behind a shared prefix every chunk needs a partial of its own; without sharing a row needs only one.
             shared.fill(0);
             groups.clear();
             prefixes = 0;
-            own_groups(runs, &shared, &tables, limits.attend_rows, &mut groups);
+            own_groups(views, &shared, limits.attend_rows, &mut groups);
         }
         self.cut(&groups, prefixes, limits);
     }
@@ -110,7 +194,7 @@ impl Work {
                 let (from, to) = if single { (g.start + piece, g.start + piece + 1) } else { (0, g.chunks) };
                 let words = [g.first_row, g.rows, from, to, g.table].map(|w| w as i64);
                 self.items.extend(words);
-                self.items.extend([which + piece as i64, 0, 0]);
+                self.items.extend([which + piece as i64, g.stride as i64, 0]);
             }
             for row in g.first_row..g.first_row + g.rows {
                 self.rows[row * ROW_WORDS + 4] += pieces as i64;
@@ -122,11 +206,6 @@ impl Work {
             next += row[4];
         }
         self.partials = next as usize;
-    }
-
-    /// Number of rows.
-    pub(super) fn row_count(&self) -> usize {
-        self.rows.len() / ROW_WORDS
     }
 
     /// Number of items.
@@ -142,14 +221,14 @@ fn count_partials(groups: &[Group], cut: impl Fn(&Group) -> bool) -> usize {
 
 /// For every run, the whole chunks at its start that it attends together with neighbours: 0 or the same number for at
 /// least two neighbouring runs.
-fn shared_chunks(runs: &[Run<'_>]) -> Vec<usize> {
-    let mut shared = vec![0; runs.len()];
+fn shared_chunks(views: &[View<'_>]) -> Vec<usize> {
+    let mut shared = vec![0; views.len()];
     let mut i = 0;
-    while i < runs.len() {
+    while i < views.len() {
         let mut chunks = 0;
         let mut end = i + 1;
-        while end < runs.len() {
-            let common = common_chunks(&runs[i], &runs[end]);
+        while end < views.len() {
+            let common = common_chunks(&views[i].run, &views[end].run);
             let next = if end == i + 1 { common } else { chunks.min(common) };
             // A neighbour that shares much less than the others starts a group of its own.
             if next == 0 || 2 * next < chunks {
@@ -174,21 +253,22 @@ fn common_chunks(a: &Run<'_>, b: &Run<'_>) -> usize {
 }
 
 /// Items over shared prefixes: rows of several runs together. Returns how many groups it added.
-fn prefix_groups(runs: &[Run<'_>], shared: &[usize], tables: &[usize], most: usize, groups: &mut Vec<Group>) -> usize {
+fn prefix_groups(views: &[View<'_>], shared: &[usize], most: usize, groups: &mut Vec<Group>) -> usize {
     let (mut i, mut row) = (0, 0);
-    while i < runs.len() {
+    while i < views.len() {
         if shared[i] == 0 {
-            row += runs[i].rows;
+            row += views[i].run.rows;
             i += 1;
             continue;
         }
         // Neighbours with an equal number might be two groups; they are one only while the pages are the same.
-        let same = |j: usize| shared[j] == shared[i] && common_chunks(&runs[i], &runs[j]) >= shared[i];
-        let end = (i + 1..runs.len()).find(|j| !same(*j)).unwrap_or(runs.len());
-        let rows: usize = runs[i..end].iter().map(|r| r.rows).sum();
+        let same = |j: usize| shared[j] == shared[i] && common_chunks(&views[i].run, &views[j].run) >= shared[i];
+        let end = (i + 1..views.len()).find(|j| !same(*j)).unwrap_or(views.len());
+        let rows: usize = views[i..end].iter().map(|v| v.run.rows).sum();
+        let View { table, stride, .. } = views[i];
         let width = rows.min(most);
         split_rows(row, rows, most, |first_row, rows| {
-            groups.push(Group { first_row, rows, width, table: tables[i], start: 0, chunks: shared[i] });
+            groups.push(Group { first_row, rows, width, table, stride, start: 0, chunks: shared[i] });
         });
         row += rows;
         i = end;
@@ -197,14 +277,15 @@ fn prefix_groups(runs: &[Run<'_>], shared: &[usize], tables: &[usize], most: usi
 }
 
 /// Items over what is not shared: rows of one run.
-fn own_groups(runs: &[Run<'_>], shared: &[usize], tables: &[usize], most: usize, groups: &mut Vec<Group>) {
+fn own_groups(views: &[View<'_>], shared: &[usize], most: usize, groups: &mut Vec<Group>) {
     let mut row = 0;
-    for ((run, start), table) in runs.iter().zip(shared).zip(tables) {
+    for (View { run, table, stride }, start) in views.iter().zip(shared) {
         split_rows(row, run.rows, most, |first_row, rows| {
             let limit = run.first + (first_row - row) + rows;
             let chunks = limit.div_ceil(CHUNK);
             if chunks > *start {
-                groups.push(Group { first_row, rows, width: rows, table: *table, start: *start, chunks });
+                let (table, stride) = (*table, *stride);
+                groups.push(Group { first_row, rows, width: rows, table, stride, start: *start, chunks });
             }
         });
         row += run.rows;
@@ -220,10 +301,12 @@ fn split_rows(first: usize, rows: usize, most: usize, mut each: impl FnMut(usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ir::schedule::KvFormat;
 
     fn limits() -> Limits {
-        let pages = PageShape { layers: 3, kv_heads: 2, head_dim: 32, pages: 1000 };
-        Limits { attend_rows: 4, max_partials: 1000, kv_heads: 2, threads: 2, pages }
+        let (format, attention) = (KvFormat::F16, Attention::Dense);
+        let pages = PageShape { layers: 3, kv_heads: 2, head_dim: 32, format, summaries: false, pages: 1000 };
+        Limits { attend_rows: 4, max_partials: 1000, kv_heads: 2, threads: 2, pages, attention }
     }
 
     /// Page lists with a common start of `common` pages.
@@ -239,9 +322,10 @@ mod tests {
     /// Every (row, chunk it can see) is covered exactly once, by pages of its own sequence, partial 0 starts at chunk 0,
     /// the others cover one chunk each, and no two partials share a place.
     fn check(runs: &[Run<'_>], work: &Work, limits: &Limits) {
+        let (tables, work) = (&work.tables, &work.all);
         let owner: Vec<(&Run<'_>, usize)> =
             runs.iter().flat_map(|r| (0..r.rows).map(move |i| (r, r.first + i))).collect();
-        assert_eq!(work.row_count(), owner.len());
+        assert_eq!(work.rows.len(), owner.len() * ROW_WORDS);
         let mut covered = vec![Vec::new(); owner.len()];
         for item in work.items.chunks_exact(ITEM_WORDS) {
             let [first, rows, from, to, table, which] = [0, 1, 2, 3, 4, 5].map(|i| item[i] as usize);
@@ -252,7 +336,7 @@ mod tests {
                 let keys = (to * CHUNK).min(position + 1);
                 for page in from * CHUNK_PAGES..keys.div_ceil(PAGE) {
                     assert_eq!(
-                        work.tables[table + page],
+                        tables[table + page],
                         limits.pages.number(run.pages[page]) as i32,
                         "row {row} reads its own pages"
                     );
@@ -296,7 +380,7 @@ mod tests {
             let runs: Vec<Run<'_>> = shape
                 .iter()
                 .zip(&pages)
-                .map(|((first, rows), pages)| Run { pages, first: *first, rows: *rows })
+                .map(|((first, rows), pages)| Run { pages, first: *first, rows: *rows, decoded: *rows == 1 })
                 .collect();
             for mode in [PrefixMode::Shared, PrefixMode::Cascade, PrefixMode::Copied] {
                 for max_partials in [shape.iter().map(|s| s.1).sum(), 30, 1000] {
@@ -316,12 +400,42 @@ mod tests {
     #[test]
     fn cascade_reads_a_shared_prefix_once() {
         let pages = lists(32, &[530; 8]);
-        let runs: Vec<Run<'_>> = pages.iter().map(|pages| Run { pages, first: 529, rows: 1 }).collect();
+        let runs: Vec<Run<'_>> = pages.iter().map(|pages| Run { pages, first: 529, rows: 1, decoded: true }).collect();
         let mut work = Work::default();
         work.plan(&runs, PrefixMode::Cascade, &Limits { threads: 1, attend_rows: 8, ..limits() });
         let prefix: Vec<_> =
-            work.items.chunks_exact(ITEM_WORDS).filter(|i| i[2] == 0).map(|i| i[..4].to_vec()).collect();
+            work.all.items.chunks_exact(ITEM_WORDS).filter(|i| i[2] == 0).map(|i| i[..4].to_vec()).collect();
         assert_eq!(prefix, [[0, 8, 0, 2]]);
-        assert_eq!(work.item_count(), 1 + 8);
+        assert_eq!(work.all.item_count(), 1 + 8);
+    }
+
+    #[test]
+    fn decoded_rows_of_long_sequences_get_lists() {
+        let pages = lists(0, &[700, 90, 700, 701]);
+        let run = |i: usize, first: usize, rows: usize, decoded| Run { pages: &pages[i], first, rows, decoded };
+        // Long and decoded; short; a prompt; the last token of a prompt that was cut into steps.
+        let runs = [run(0, 699, 1, true), run(1, 89, 1, true), run(2, 690, 10, false), run(3, 700, 1, false)];
+        for (attention, stride) in [
+            (Attention::Sparse { pages: 20, sinks: 1, window: 4, dense_layers: 1 }, 20),
+            (Attention::Window { sinks: 2, window: 18, dense_layers: 0 }, 0),
+        ] {
+            let limits = Limits { attention, ..limits() };
+            let mut work = Work::default();
+            work.plan(&runs, PrefixMode::Shared, &limits);
+            check(&runs, &work, &limits);
+            let numbers: usize = pages.iter().map(Vec::len).sum();
+            let lists: Vec<_> = work.part.items.chunks_exact(ITEM_WORDS).filter(|i| i[0] == 0).collect();
+            assert_eq!(lists.iter().flat_map(|i| i[2]..i[3]).collect::<Vec<_>>(), [0, 1], "chunks of 320 positions");
+            assert!(lists.iter().all(|i| (i[4], i[6]) == (numbers as i64, stride)));
+            assert_eq!(work.part.rows[..3], [699, work.all.rows[1], 19 * 16 + 12], "the limit is the list's");
+            assert_eq!(work.part.rows[ROW_WORDS..][..3], work.all.rows[ROW_WORDS..][..3]);
+            assert_eq!(work.part.rows[12 * ROW_WORDS..][..3], work.all.rows[12 * ROW_WORDS..][..3]);
+            if stride == 0 {
+                let want: Vec<i32> = (0..2).chain(26..44).map(|i| limits.pages.number(pages[0][i]) as i32).collect();
+                assert_eq!((&work.tables[numbers..], &work.picks[..]), (&want[..], &[][..]));
+            } else {
+                assert_eq!((work.tables.len(), &work.picks[..]), (numbers + 40, &[0, 0, 44, numbers as i64][..]));
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use inferc_runtime::forward::{Loaded, LocalModel, Options};
 use inferc_runtime::gguf::Gguf;
 use inferc_runtime::model::{Append, LanguageModel, SeqId, Wanted};
 use ir::plan::PrefixMode;
-use ir::schedule::{ModelSchedule, Numerics, Prologue};
+use ir::schedule::{Attention, KvFormat, ModelSchedule, Numerics, Prologue};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub(crate) fn schedule() -> ModelSchedule {
         interleave: true,
         numerics: Numerics::Int8,
         prefetch: 4096,
+        kv: KvFormat::F16,
+        attention: Attention::Dense,
     }
 }
 

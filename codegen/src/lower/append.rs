@@ -1,0 +1,218 @@
+//! What follows K1 where the cache is more than plain f16: new keys and values rounded to int8, summaries of the pages
+//! that are now full, and the choice of the pages that decoded rows attend to.
+//!
+//! Takes the step's tables and what `qkv` left; a page is written by one unit alone, the one of its first row in the step,
+//! because the rows of a page are neighbours of one sequence. It reads no page that this step writes, but for the summary
+//! of the page just filled: the choice never asks for the summary of a row's last page. A page's summary is a function of
+//! its keys as attention will read them, whatever was there before.
+
+use super::build::{Build, Built, Flt, Int, Place, Slot, Vf};
+use super::pages::{self, Choice};
+use super::{Dims, row_words, step_words};
+use ir::kernel::{Cmp, Mem, Split};
+use ir::program::{Buf, PAGE};
+use ir::schedule::KvFormat;
+
+/// Largest f16: summaries stay finite whatever the keys are, and so do values, which masked keys weigh with 0.
+const F16_MAX: f32 = 65504.0;
+/// Rows whose largest magnitude is below this are taken as 0, before `127 / max|x|` overflows.
+const QUANTISE_ZERO_BELOW: f32 = 1e-30;
+
+/// Places of the append.
+struct Append<'a> {
+    dims: &'a Dims,
+    table: Place,
+    keys: Place,
+    /// What `qkv` left, and where values go: for int8.
+    fresh: Option<(Place, Place)>,
+    summary: Option<Place>,
+}
+
+/// The kernel. `choice` summarises pages and chooses lists. A unit is a row and a KV head, then a list and a KV head.
+pub(super) fn kernel(name: &str, dims: &Dims, choice: Option<&Choice>) -> Built {
+    let mut b = Build::new(name);
+    let step = b.read_buf("step", Buf::Step);
+    let rows_n = b.load_i64(step.fixed(step_words::ROWS));
+    let int8 = dims.kv == KvFormat::Int8;
+    let table = b.read_buf("rows", Buf::Rows);
+    let keys = if int8 { b.write("keys", Slot::Keys) } else { b.read("keys", Slot::Keys) };
+    let fresh = int8.then(|| (b.read_buf("fresh", Buf::Fresh), b.write("values", Slot::Values)));
+    let summary = choice.map(|_| b.write("summary", Slot::Summary));
+    let a = Append { dims, table, keys, fresh, summary };
+    let units = b.mul_const(rows_n, dims.kv_heads);
+    b.par_for(units, Split::Cyclic, |b, unit| {
+        let (row, head) = b.div_rem(unit, dims.kv_heads);
+        let slot = a.slot(b, row);
+        let page = b.sar(slot, PAGE.trailing_zeros());
+        // The first row has no neighbour before it; its own page with one more never equals its page.
+        let zero = b.int(0);
+        let before = b.add_const(row, -1);
+        let before = b.max(before, zero);
+        let before = a.slot(b, before);
+        let before = b.sar(before, PAGE.trailing_zeros());
+        let other = b.add_const(page, 1);
+        let before = b.select(Cmp::Eq, row, zero, other, before);
+        let goes_on = b.eq(before, page);
+        b.if_else(goes_on, |_| (), |b| a.page(b, rows_n, row, head, slot));
+    });
+    if let (Some(choice), Some(summary)) = (choice, summary) {
+        let lists = b.load_i64(step.fixed(step_words::PICKS));
+        pages::choose(&mut b, dims, choice, summary, lists);
+    }
+    b.finish()
+}
+
+impl Append<'_> {
+    fn slot(&self, b: &mut Build, row: Int) -> Int {
+        let entry = b.mul_const(row, row_words::BYTES);
+        b.load_i64(self.table.at(entry, row_words::SLOT))
+    }
+
+    /// The new rows of a page, the first of which is `row` at `slot`, and the page's summary when it is full.
+    fn page(&self, b: &mut Build, rows_n: Int, row: Int, head: Int, slot: Int) {
+        let dims = self.dims;
+        let page = b.sar(slot, PAGE.trailing_zeros());
+        let in_page = b.int(PAGE as i64 - 1);
+        let in_page = b.and(slot, in_page);
+        let base = b.mul_const(page, dims.block_bytes());
+        let base = b.scale_add(head, dims.head_stride(), base);
+        let room = b.int(PAGE as i64);
+        let room = b.sub(room, in_page);
+        let end = b.add(row, room);
+        if let Some((fresh, values)) = self.fresh {
+            let stop = b.min(end, rows_n);
+            b.for_(row, stop, 1, |b, r| {
+                let at = self.slot(b, r);
+                let theirs = b.sar(at, PAGE.trailing_zeros());
+                let mine = b.eq(theirs, page);
+                b.if_(mine, |b| {
+                    let mask = b.int(PAGE as i64 - 1);
+                    let in_page = b.and(at, mask);
+                    self.round(b, (fresh, values), r, head, base, in_page);
+                });
+            });
+        }
+        let Some(summary) = self.summary else { return };
+        let fits = b.add_const(rows_n, 1);
+        let fits = b.lt(end, fits);
+        b.if_(fits, |b| {
+            let last = b.add_const(end, -1);
+            let last = self.slot(b, last);
+            let first = b.mul_const(page, PAGE as i64);
+            let want = b.add_const(first, PAGE as i64 - 1);
+            let full = b.eq(last, want);
+            b.if_(full, |b| {
+                let to = dims.summary_at(b, page, head);
+                self.summarise(b, summary, to, base);
+            });
+        });
+    }
+
+    /// Rounds a row's keys and values of a head to the page at `base`.
+    fn round(&self, b: &mut Build, (fresh, values): (Place, Place), row: Int, head: Int, base: Int, in_page: Int) {
+        let dims = self.dims;
+        let d = dims.head_dim;
+        let from = b.mul_const(row, dims.fresh_bytes());
+        let from = b.scale_add(head, 4 * d, from);
+        let vectors = d / 16;
+        let load = |b: &mut Build, offset: i64| -> Vec<Vf> {
+            (0..vectors).map(|t| b.load(Mem::F32, fresh.at(from, offset + 64 * t))).collect()
+        };
+        let scale_at = b.scale_add(in_page, 4, base);
+
+        let k = load(b, 0);
+        let (inverse, scale) = scales(b, &k);
+        // 0 · Σx: a key that is no number makes its scale none, so that its score is none either.
+        let (zero, mut sum) = (b.flt(0.0), k[0]);
+        for &x in &k[1..] {
+            sum = b.add(sum, x);
+        }
+        let sum = b.sum_lanes(sum);
+        let nothing = b.mul(sum, zero);
+        let scale = b.add(scale, nothing);
+        b.store_f32(self.keys.at(scale_at, dims.scales()), scale);
+        let at = b.add(base, in_page);
+        for (t, x) in (0..).zip(k) {
+            let x = b.mul(x, inverse);
+            let q = b.round(x);
+            b.store_bytes_strided(self.keys.at(at, t * 16 * PAGE as i64), PAGE as i64, q);
+        }
+
+        let (least, most) = (b.vf(-F16_MAX), b.vf(F16_MAX));
+        let v: Vec<Vf> = load(b, dims.fresh_bytes() / 2)
+            .into_iter()
+            .map(|x| {
+                let x = b.max(x, least);
+                b.min(x, most)
+            })
+            .collect();
+        let (inverse, scale) = scales(b, &v);
+        b.store_f32(values.at(scale_at, dims.scales()), scale);
+        let at = b.scale_add(in_page, d, base);
+        for (t, x) in (0..).zip(v) {
+            let x = b.mul(x, inverse);
+            let q = b.round(x);
+            b.store_ints(Mem::I8, values.at(at, 16 * t), q);
+        }
+    }
+
+    /// Minimum and maximum of every channel of the full page at `base`, as f16 rounded outwards.
+    fn summarise(&self, b: &mut Build, summary: Place, to: Int, base: Int) {
+        let dims = self.dims;
+        let int8 = dims.kv == KvFormat::Int8;
+        let scale = int8.then(|| b.load(Mem::F32, self.keys.at(base, dims.scales())));
+        let row_bytes = PAGE as i64 * dims.kv_bytes();
+        b.for_to(dims.head_dim, 1, |b, channel| {
+            let at = b.scale_add(channel, row_bytes, base);
+            let keys = match scale {
+                None => b.load(Mem::F16, self.keys.at(at, 0)),
+                Some(scale) => {
+                    let q = b.load_ints(Mem::I8, self.keys.at(at, 0));
+                    let q = b.float(q);
+                    b.mul(q, scale)
+                }
+            };
+            let (least, most) = (b.vf(-F16_MAX), b.vf(F16_MAX));
+            let keys = b.max(keys, least);
+            let keys = b.min(keys, most);
+            let high = b.max_lanes(keys);
+            let zero = b.vf(0.0);
+            let minus = b.sub(zero, keys);
+            let low = b.max_lanes(minus);
+            // f16 keys are stored as they are; what is rounded is first moved outwards by more than rounding can move it
+            // back. `low` is the negated minimum: outwards is up for both.
+            let [low, high] = [low, high].map(|x| if int8 { outwards(b, x) } else { x });
+            let nought = b.flt(0.0);
+            let low = b.sub(nought, low);
+            let at = b.scale_add(channel, 2, to);
+            b.store_f16(summary.at(at, 0), low);
+            b.store_f16(summary.at(at, 2 * dims.head_dim), high);
+        });
+    }
+}
+
+/// `127 / max|x|` in all lanes (0 when all are nearly 0), and `max|x| / 127`.
+fn scales(b: &mut Build, x: &[Vf]) -> (Vf, Flt) {
+    let mut most = b.abs(x[0]);
+    for &x in &x[1..] {
+        let x = b.abs(x);
+        most = b.max(most, x);
+    }
+    let most = b.max_lanes(most);
+    let (zero, top, least) = (b.flt(0.0), b.flt(127.0), b.flt(QUANTISE_ZERO_BELOW));
+    let scale = b.div(most, top);
+    let inverse = b.div(top, most);
+    let inverse = b.select(Cmp::Lt, most, least, zero, inverse);
+    (b.splat(inverse), scale)
+}
+
+/// A little more than `x`: by 2⁻¹⁰ of its size and 2⁻²⁴, twice what rounding to f16 can take away; at most the largest f16.
+fn outwards(b: &mut Build, x: Flt) -> Flt {
+    let v = b.splat(x);
+    let size = b.abs(v);
+    let size = b.lane(size, 0);
+    let (share, least, most) = (b.flt(1.0 / 1024.0), b.flt(1.0 / 16_777_216.0), b.flt(F16_MAX));
+    let more = b.fma(size, share, least);
+    let x = b.add(x, more);
+    b.min(x, most)
+}

@@ -1,0 +1,246 @@
+//! The choice of the pages that a decoded row attends to, for each KV head by itself.
+//!
+//! Takes the row's queries, its sequence's page table and the pages' summaries, writes a list of page numbers in the order
+//! of the sequence: the first pages, the last pages, and of those between them the ones with the largest bounds, as many
+//! as the budget has room for. Equal bounds go to the earlier page. The bound of a page is Σ over channels of
+//! `max(q·min, q·max)`, summed over the query heads of the KV head: no key of the page has a larger sum of scores. A
+//! bound that is no number counts as the largest. There is no sort: the smallest bound that is in is found bit by bit.
+
+use super::build::{Build, Flt, Int, Place, Vf};
+use super::{Dims, pick_words};
+use ir::kernel::{Cmp, Mem, Split};
+use ir::program::{Buf, PAGE};
+
+/// Entries ahead that summaries are asked for.
+const AHEAD: i64 = 4;
+
+/// How lists are chosen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice {
+    /// Pages of a list.
+    pub(super) pages: i64,
+    /// First pages that are always in.
+    pub(super) sinks: i64,
+    /// Last pages that are always in.
+    pub(super) window: i64,
+    /// Pages of the longest sequence.
+    pub(super) most: i64,
+}
+
+impl Choice {
+    /// Bytes of the bounds of the longest sequence.
+    fn bounds_bytes(&self) -> i64 {
+        (self.most + 15) / 16 * 64
+    }
+}
+
+/// Places of the choice.
+struct Select<'a> {
+    dims: &'a Dims,
+    choice: &'a Choice,
+    tables: Place,
+    query: Place,
+    summary: Place,
+    /// One bound per page between the first and the last ones; then the same as ordered integers.
+    bounds: Place,
+}
+
+/// Adds the choice of `lists` lists to a kernel. A unit is a list and a KV head.
+pub(super) fn choose(b: &mut Build, dims: &Dims, choice: &Choice, summary: Place, lists: Int) {
+    let picks = b.read_buf("picks", Buf::Picks);
+    let query = b.read_buf("query", Buf::Query);
+    let tables = b.write_buf("tables", Buf::Tables);
+    let bounds = b.local("bounds", choice.bounds_bytes());
+    let s = Select { dims, choice, tables, query, summary, bounds };
+    let units = b.mul_const(lists, dims.kv_heads);
+    b.par_for(units, Split::Cyclic, |b, unit| {
+        let (pick, head) = b.div_rem(unit, dims.kv_heads);
+        let at = b.mul_const(pick, pick_words::BYTES);
+        let mut word = |offset| b.load_i64(picks.at(at, offset));
+        let (row, table) = (word(pick_words::ROW), word(pick_words::TABLE));
+        let (pages, list) = (word(pick_words::PAGES), word(pick_words::LIST));
+        let table = b.mul_const(table, 4);
+        let list = b.scale_add(head, choice.pages, list);
+        let list = b.mul_const(list, 4);
+        s.list(b, row, head, table, pages, list);
+    });
+}
+
+impl Select<'_> {
+    /// Writes the list at byte `list` of a row with `pages` pages, whose numbers start at byte `table`.
+    fn list(&self, b: &mut Build, row: Int, head: Int, table: Int, pages: Int, list: Int) {
+        let sinks = b.int(self.choice.sinks);
+        let sinks = b.min(sinks, pages);
+        let window = b.add_const(pages, -self.choice.window);
+        let window = b.max(window, sinks);
+        let between = b.sub(window, sinks);
+        let zero = b.int(0);
+        b.for_(zero, sinks, 1, |b, p| self.copy(b, table, p, list, p));
+        let first = b.scale_add(sinks, 4, table);
+        self.bounds(b, row, head, first, between);
+        let lowest = self.lowest(b, between);
+        let taken = self.take(b, first, between, lowest, list, sinks);
+        b.for_(window, pages, 1, |b, p| {
+            let behind = b.sub(p, window);
+            let to = b.add(taken, behind);
+            self.copy(b, table, p, list, to);
+        });
+    }
+
+    /// Entry `to` of the list becomes page `from` of the table.
+    fn copy(&self, b: &mut Build, table: Int, from: Int, list: Int, to: Int) {
+        let at = b.scale_add(from, 4, table);
+        let number = b.load_i32(self.tables.at(at, 0));
+        let at = b.scale_add(to, 4, list);
+        b.store_i32(self.tables.at(at, 0), number);
+    }
+
+    /// Byte of a page's summary of a head; `at` is the byte of its number.
+    fn summary_at(&self, b: &mut Build, at: Int, head: Int) -> Int {
+        let number = b.load_i32(self.tables.at(at, 0));
+        self.dims.summary_at(b, number, head)
+    }
+
+    /// The bounds of `n` pages whose numbers start at byte `first`, as integers in their order; behind them the least
+    /// integer up to a whole vector.
+    fn bounds(&self, b: &mut Build, row: Int, head: Int, first: Int, n: Int) {
+        let d = self.dims.head_dim;
+        let (positive, negative) = self.signs(b, row, head);
+        let zero = b.int(0);
+        b.for_(zero, n, 1, |b, p| {
+            let at = b.scale_add(p, 4, first);
+            // The page some entries ahead, or the last one again.
+            let last = b.add_const(n, -1);
+            let ahead = b.add_const(p, AHEAD);
+            let ahead = b.min(ahead, last);
+            let ahead = b.scale_add(ahead, 4, first);
+            let ahead = self.summary_at(b, ahead, head);
+            for line in (0..self.dims.head_summary_bytes()).step_by(64) {
+                b.prefetch(self.summary.at(ahead, line));
+            }
+            let base = self.summary_at(b, at, head);
+            let none = b.vf(0.0);
+            let (mut high, mut low) = (none, none);
+            for (t, (&p, &n)) in (0..).zip(positive.iter().zip(&negative)) {
+                let max = b.load(Mem::F16, self.summary.at(base, 2 * d + 32 * t));
+                high = b.fma(p, max, high);
+                let min = b.load(Mem::F16, self.summary.at(base, 32 * t));
+                low = b.fma(n, min, low);
+            }
+            let bound = b.add(high, low);
+            let bound = b.sum_lanes(bound);
+            let most = b.flt(f32::MAX);
+            let bound = b.select(Cmp::Le, bound, most, bound, most);
+            let to = b.mul_const(p, 4);
+            b.store_f32(self.bounds.at(to, 0), bound);
+        });
+        let bytes = b.mul_const(n, 4);
+        b.for_(zero, bytes, 64, |b, at| {
+            let x = b.load_ints(Mem::I32, self.bounds.at(at, 0));
+            let (none, least) = (b.vi(0), b.vi(i64::from(i32::MIN)));
+            // Floats with a sign descend as integers.
+            let turned = b.sub(least, x);
+            let x = b.select(Cmp::Lt, x, none, turned, x);
+            let left = b.sub(bytes, at);
+            let left = b.sar(left, 2);
+            let left = b.splat_int(left);
+            let lanes = b.iota();
+            let x = b.select(Cmp::Lt, lanes, left, x, least);
+            b.store_ints(Mem::I32, self.bounds.at(at, 0), x);
+        });
+    }
+
+    /// The parts of the row's queries above and below zero, summed over the query heads of a KV head.
+    fn signs(&self, b: &mut Build, row: Int, head: Int) -> (Vec<Vf>, Vec<Vf>) {
+        let dims = self.dims;
+        let at = b.mul_const(row, dims.query_bytes());
+        let at = b.scale_add(head, dims.group() * 4 * dims.head_dim, at);
+        let zero = b.vf(0.0);
+        let mut sums = Vec::new();
+        for t in 0..dims.head_dim / 16 {
+            let (mut positive, mut negative) = (zero, zero);
+            for g in 0..dims.group() {
+                let q = b.load(Mem::F32, self.query.at(at, 4 * g * dims.head_dim + 64 * t));
+                let (up, down) = (b.max(q, zero), b.min(q, zero));
+                positive = b.add(positive, up);
+                negative = b.add(negative, down);
+            }
+            sums.push((positive, negative));
+        }
+        sums.into_iter().unzip()
+    }
+
+    /// How many of the first `bytes / 4` bounds are at least `least`.
+    fn count(&self, b: &mut Build, bytes: Int, least: Int) -> Flt {
+        let least = b.splat_int(least);
+        let (one, none, zero) = (b.vf(1.0), b.vf(0.0), b.int(0));
+        let sum = b.var(none);
+        b.for_(zero, bytes, 64, |b, at| {
+            let x = b.load_ints(Mem::I32, self.bounds.at(at, 0));
+            let counts = b.select(Cmp::Le, least, x, one, none);
+            let next = b.add(sum.now(), counts);
+            b.set(sum, next);
+        });
+        b.sum_lanes(sum.now())
+    }
+
+    /// The largest integer that at least as many bounds reach as there is room for; the least of all when there are not
+    /// more.
+    fn lowest(&self, b: &mut Build, n: Int) -> Int {
+        let bytes = b.mul_const(n, 4);
+        let room = b.flt(self.room() as f32);
+        let (least, bit) = (b.int(i64::from(i32::MIN)), b.int(1 << 31));
+        let (found, bit) = (b.var(least), b.var(bit));
+        b.for_to(32, 1, |b, _| {
+            let more = b.add(found.now(), bit.now());
+            let count = self.count(b, bytes, more);
+            let enough = b.lt(count, room);
+            b.if_else(enough, |_| (), |b| b.set(found, more));
+            let next = b.sar(bit.now(), 1);
+            b.set(bit, next);
+        });
+        found.now()
+    }
+
+    /// Places between the first and the last pages.
+    fn room(&self) -> i64 {
+        self.choice.pages - self.choice.sinks - self.choice.window
+    }
+
+    /// Appends the pages above `lowest`, and of those at it the first ones, to the list of `filled` entries; returns how
+    /// many entries there are then. The entry behind them is overwritten with something: the last pages follow.
+    fn take(&self, b: &mut Build, first: Int, n: Int, lowest: Int, list: Int, filled: Int) -> Int {
+        let bytes = b.mul_const(n, 4);
+        let above = b.add_const(lowest, 1);
+        let above = self.count(b, bytes, above);
+        let room = b.flt(self.room() as f32);
+        let equal = b.sub(room, above);
+        let (equal, filled) = (b.var(equal), b.var(filled));
+        let zero = b.int(0);
+        b.for_(zero, n, 1, |b, p| {
+            let at = b.mul_const(p, 4);
+            let bound = b.load_i32(self.bounds.at(at, 0));
+            let over = b.lt(lowest, bound);
+            let (none, one) = (b.flt(0.0), b.flt(1.0));
+            let same = b.eq(bound, lowest);
+            let left = b.lt(none, equal.now());
+            let same = b.and(same, left);
+            let spent = b.int(0);
+            let spent = b.select(Cmp::Eq, same, spent, none, one);
+            let next = b.sub(equal.now(), spent);
+            b.set(equal, next);
+            let at = b.add(first, at);
+            let number = b.load_i32(self.tables.at(at, 0));
+            let to = b.scale_add(filled.now(), 4, list);
+            b.store_i32(self.tables.at(to, 0), number);
+            let taken = b.or(over, same);
+            let next = b.add(filled.now(), taken);
+            b.set(filled, next);
+        });
+        filled.now()
+    }
+}
+
+/// The most pages of a sequence that a choice has memory for.
+pub(super) const MOST_PAGES: i64 = 32 * 1024;
+const _: () = assert!(MOST_PAGES * 4 <= ir::kernel_check::LOCAL_BYTES as i64 / 2 && PAGE == 16);

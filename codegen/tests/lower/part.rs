@@ -1,0 +1,293 @@
+//! Keys and values in int8, and attention to chosen pages: the same arithmetic and the same promises of equal bits, and
+//! what is special to them: bounds hold, lists are the right ones, a budget that covers everything changes nothing.
+
+use crate::machine::{Engine, Machine, PAGES, Row, Tiny, Widths, element, page_of, schedule};
+use crate::{check_step, row};
+use half::f16;
+use ir::model::{Family, Model};
+use ir::program::{Buf, PAGE};
+use ir::schedule::{Attention, KvFormat, ModelSchedule};
+use ir::tensor::DType;
+
+/// Hidden 96, three query heads per KV head, dimensions of 64.
+const WIDTHS: Widths = [96, 6, 2, 64, 96, 40];
+
+fn tiny() -> Tiny {
+    Tiny::new(Family::Llama, 2, WIDTHS, [DType::Q8_0; 8])
+}
+
+/// A dense layer, then one that chooses 7 pages.
+const SPARSE: Attention = Attention::Sparse { pages: 7, sinks: 1, window: 2, dense_layers: 1 };
+
+fn schedules() -> Vec<ModelSchedule> {
+    let make = |kv, attention| ModelSchedule { kv, attention, ..schedule() };
+    vec![make(KvFormat::Int8, Attention::Dense), make(KvFormat::F16, SPARSE), make(KvFormat::Int8, SPARSE)]
+}
+
+/// Sequences that go on by one token, long and short, at a page's start, middle and end; and a prompt across pages.
+fn rows() -> Vec<Row> {
+    let mut rows = vec![row(0, 527), row(1, 400)];
+    rows.extend((40..53).map(|p| row(2, p)));
+    rows.push(row(3, 37));
+    rows
+}
+
+#[test]
+fn every_launch_leaves_what_it_should() {
+    for s in schedules() {
+        check_step(&tiny(), &s, &rows(), false);
+        check_step(&tiny(), &s, &rows()[..1], true);
+        check_step(&tiny(), &s, &[row(0, 0)], true);
+    }
+}
+
+fn outcomes(s: &ModelSchedule, team: i64, cut: bool, engine: &Engine, rows: &[Row]) -> Vec<Vec<u32>> {
+    let tiny = tiny();
+    let mut m = Machine::new(&tiny, s, team);
+    m.cut = cut;
+    m.run(engine, rows);
+    (0..rows.len()).map(|i| m.outcome(&tiny.model, i, rows.len())).collect()
+}
+
+#[test]
+fn back_ends_teams_and_cuts_give_the_same_bits() {
+    for s in schedules() {
+        let rows = &rows()[..];
+        let program = Machine::new(&tiny(), &s, 1).program;
+        let expected = outcomes(&s, 1, false, &Engine::Interp, rows);
+        for (name, engine) in Engine::all(&program) {
+            for (team, cut) in [(1, false), (2, true), (3, false)] {
+                assert_eq!(expected, outcomes(&s, team, cut, &engine, rows), "{name}, team {team}, {s:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_alone_equals_the_row_in_a_batch() {
+    for s in schedules() {
+        let (tiny, rows) = (tiny(), [row(0, 527), row(1, 400), row(2, 111), row(3, 37)]);
+        let mut batch = Machine::new(&tiny, &s, 2);
+        let engine = Engine::best(&batch.program);
+        let start = batch.buffers[&Buf::Hidden].clone();
+        batch.run(&engine, &rows);
+        let mut alone = Machine::new(&tiny, &s, 1);
+        let hidden = tiny.model.hidden as usize * 4;
+        for (i, row) in rows.iter().enumerate() {
+            let h = alone.buffers.get_mut(&Buf::Hidden).expect("a residual stream");
+            h[..hidden].copy_from_slice(&start[i * hidden..(i + 1) * hidden]);
+            alone.run(&engine, std::slice::from_ref(row));
+            assert_eq!(batch.outcome(&tiny.model, i, rows.len()), alone.outcome(&tiny.model, 0, 1), "{s:?}, row {i}");
+        }
+        assert!(batch.kv == alone.kv && batch.summaries == alone.summaries, "{s:?}: caches differ");
+    }
+}
+
+#[test]
+fn a_budget_for_all_pages_is_dense_to_the_bit() {
+    for kv in [KvFormat::F16, KvFormat::Int8] {
+        let rows = &[row(0, 527), row(1, 400), row(2, 15), row(3, 16)];
+        let dense = ModelSchedule { kv, ..schedule() };
+        let start = Machine::new(&tiny(), &dense, 1);
+        let expected = outcomes(&dense, 1, false, &Engine::best(&start.program), rows);
+        for (pages, window) in [(33, 2), (64, 1), (40, 39)] {
+            let tiny = tiny();
+            let attention = Attention::Sparse { pages, sinks: 1, window, dense_layers: 0 };
+            let mut m = Machine::new(&tiny, &ModelSchedule { attention, ..dense }, 2);
+            m.list_all = true;
+            m.take_cache(&start);
+            let engine = Engine::best(&m.program);
+            m.run(&engine, rows);
+            for (i, row) in rows.iter().enumerate() {
+                let all: Vec<usize> = (0..=row.position / PAGE).map(|p| page_of(row.sequence, p)).collect();
+                assert_eq!(m.pages_of(1, i, row, 1), all, "all pages in order");
+                assert_eq!(m.outcome(&tiny.model, i, rows.len()), expected[i], "{attention}, row {i}");
+            }
+        }
+    }
+}
+
+/// The bound of a page for a KV head by its summary, and the largest sum of scores of its keys, of a row's queries.
+fn bound_and_truth(m: &Machine, model: &Model, layer: usize, row: usize, page: usize, head: usize) -> (f64, f64) {
+    let (d, heads) = (model.head_dim as usize, model.heads as usize);
+    let group = heads / model.kv_heads as usize;
+    let query = m.floats(Buf::Query, (row * heads + head * group) * d, group * d);
+    let at = m.layout.summary(page, head);
+    let half = |i: usize| {
+        let b = &m.summaries[layer][at + 2 * i..];
+        f16::from_le_bytes([b[0], b[1]]).to_f64()
+    };
+    let mut bound = 0.0;
+    let mut scores = [0.0; PAGE];
+    for (i, q) in query.iter().enumerate() {
+        let (c, q) = (i % d, f64::from(*q));
+        bound += (q * half(c)).max(q * half(d + c));
+        for (slot, score) in scores.iter_mut().enumerate() {
+            *score += q * element(m, layer, false, [page, head, c, slot]);
+        }
+    }
+    (bound, scores.into_iter().fold(f64::MIN, f64::max))
+}
+
+#[test]
+fn lists_hold_the_pages_with_the_largest_bounds() {
+    for s in schedules().into_iter().filter(|s| s.attention.chooses()) {
+        let tiny = tiny();
+        let rows = [row(0, 527), row(1, 400), row(3, 111)];
+        let mut m = Machine::new(&tiny, &s, 2);
+        let engine = Engine::best(&m.program);
+        m.run(&engine, &rows);
+        for (i, row) in rows.iter().enumerate() {
+            for head in 0..2 {
+                let all: Vec<usize> = (0..=row.position / PAGE).map(|p| page_of(row.sequence, p)).collect();
+                let list = m.pages_of(1, i, row, head);
+                let places: Vec<usize> =
+                    list.iter().map(|p| all.iter().position(|a| a == p).expect("its own page")).collect();
+                let last = all.len();
+                assert!(places.windows(2).all(|w| w[0] < w[1]), "in order, none twice: {places:?}");
+                assert!(places[0] == 0 && places[5..] == [last - 2, last - 1], "{places:?}");
+                let bound = |p: usize| bound_and_truth(&m, &tiny.model, 1, i, all[p], head).0;
+                let least = places[1..5].iter().map(|p| bound(*p)).fold(f64::MAX, f64::min);
+                for out in (1..last - 2).filter(|p| !places.contains(p)) {
+                    assert!(bound(out) <= least + 1e-4 * least.abs(), "page {out} is left out of {places:?}");
+                }
+            }
+        }
+        assert_ne!(m.pages_of(1, 0, &rows[0], 0), m.pages_of(1, 0, &rows[0], 1), "KV heads choose for themselves");
+    }
+}
+
+/// Keys that are hard on summaries: huge, tiny, equal, with one channel that is far off, alternating in sign.
+fn adversary(kind: usize, i: usize, slot: usize) -> f32 {
+    match kind {
+        0 => 60_000.0 * if (i + slot) % 2 == 0 { 1.0 } else { -1.0 },
+        1 => 1e-7 * (slot as f32 - 8.0) * (i as f32 + 1.0),
+        2 => 0.3,
+        3 if i % 64 == 5 => 300.0 + slot as f32,
+        3 => 0.01 * slot as f32,
+        4 => -((i * 31 + slot * 17) as f32 % 7.0) / 3.0,
+        _ => ((i * 131 + slot * 71) as f32).sin() * 10f32.powi(slot as i32 % 5 - 2),
+    }
+}
+
+#[test]
+fn no_key_scores_above_the_bound_of_its_page() {
+    for s in schedules().into_iter().filter(|s| s.attention.chooses()) {
+        for kind in 0..6 {
+            let tiny = tiny();
+            let mut m = Machine::new(&tiny, &s, 2);
+            let engine = Engine::best(&m.program);
+            // A prompt fills two pages; what `qkv` would have left is replaced before the append.
+            let rows: Vec<Row> = (0..16).map(|p| row(0, p)).collect();
+            m.step(&rows);
+            let name = |m: &Machine, l: &ir::program::Launch| m.program.kernels[l.kernel as usize].name.clone();
+            let append = m.program.forward.iter().position(|l| name(&m, l) == "append.choose").expect("an append");
+            for launch in m.program.forward[..append].to_vec() {
+                m.launch(&engine, &launch);
+            }
+            let (d, kv) = (64, 2);
+            for p in 0..16 {
+                for i in 0..kv * d {
+                    let x = adversary(kind, i, p);
+                    match s.kv {
+                        KvFormat::Int8 => {
+                            let at = 4 * (2 * p * kv * d + i);
+                            let fresh = m.buffers.get_mut(&Buf::Fresh).expect("fresh keys");
+                            fresh[at..at + 4].copy_from_slice(&x.to_le_bytes());
+                        }
+                        KvFormat::F16 => {
+                            let at = m.layout.place(false, [page_of(0, 0), i / d, i % d, p]);
+                            m.kv[1][0][at..at + 2].copy_from_slice(&f16::from_f32(x).to_le_bytes());
+                        }
+                    }
+                }
+            }
+            let launch = m.program.forward[append].clone();
+            m.launch(&engine, &launch);
+            for (r, head) in (0..16).flat_map(|r| [(r, 0), (r, 1)]) {
+                let (bound, truth) = bound_and_truth(&m, &tiny.model, 1, r, page_of(0, 0), head);
+                assert!(truth <= bound + 1e-9 * truth.abs(), "{:?}, kind {kind}: {truth} is above {bound}", s.kv);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_summary_is_a_function_of_its_page() {
+    let s = ModelSchedule { kv: KvFormat::Int8, attention: SPARSE, ..schedule() };
+    let tiny = tiny();
+    let rows: Vec<Row> = (16..32).map(|p| row(1, p)).collect();
+    let mut together = Machine::new(&tiny, &s, 2);
+    let engine = Engine::best(&together.program);
+    let start = together.buffers[&Buf::Hidden].clone();
+    // Whatever was there before: another owner's summary, a part of the page, a page taken back and written again.
+    together.summaries[1].fill(0x55);
+    let mut apart = together.clone();
+    together.run(&engine, &rows);
+    let hidden = tiny.model.hidden as usize * 4;
+    for range in [0..7, 7..8, 8..16, 3..16] {
+        let h = apart.buffers.get_mut(&Buf::Hidden).expect("a residual stream");
+        h[..range.len() * hidden].copy_from_slice(&start[range.start * hidden..range.end * hidden]);
+        apart.run(&engine, &rows[range]);
+    }
+    assert!(together.kv == apart.kv && together.summaries == apart.summaries);
+    let untouched = (0..PAGES).filter(|p| *p != page_of(1, 1)).all(|p| {
+        (0..2).all(|h| together.summaries[1][together.layout.summary(p, h)..][..256].iter().all(|b| *b == 0x55))
+    });
+    assert!(untouched);
+}
+
+#[test]
+fn edits_reach_scales_and_summaries() {
+    for (s, dim) in schedules().into_iter().flat_map(|s| [(s, 64), (s, 32)]) {
+        let tiny = Tiny::new(Family::Llama, 1, [96, 2, 2, dim, 96, 40], [DType::Q8_0; 8]);
+        let attention = if s.attention.chooses() { Attention::sparse(8) } else { s.attention };
+        let mut m = Machine::new(&tiny, &ModelSchedule { attention, ..s }, 2);
+        let before = m.clone();
+        let edits = [[3, 10, 16], [3, 11, 5], [4, 12, 0], [7, 7, 9], [20, 20, 0], [5, 29, 1]];
+        let words = |n: usize| -> Vec<u8> {
+            let of = |[from, to, slots]: [usize; 3]| [m.number(from), m.number(to), slots, 0];
+            edits[..n].iter().flat_map(|e| of(*e)).flat_map(|w| (w as i64).to_le_bytes()).collect()
+        };
+        let words = words(edits.len());
+        m.buffers.get_mut(&Buf::Edits).expect("edits")[..words.len()].copy_from_slice(&words);
+        m.buffers.get_mut(&Buf::Step).expect("a header")[40..48].copy_from_slice(&6i64.to_le_bytes());
+        let engine = Engine::best(&m.program);
+        for launch in m.program.fork.clone() {
+            m.launch(&engine, &launch);
+        }
+        for page in 0..PAGES {
+            let edit = edits.iter().find(|e| e[1] == page);
+            let (from, slots) = edit.map_or((page, PAGE), |e| (e[0], e[2]));
+            for (head, slot) in (0..2).flat_map(|h| (0..PAGE).map(move |s| (h, s))) {
+                for (channel, values) in (0..dim as usize).flat_map(|c| [(c, false), (c, true)]) {
+                    let old = element(&before, 0, values, [from, head, channel, slot]);
+                    let new = element(&m, 0, values, [page, head, channel, slot]);
+                    let what = format!("{:?}, page {page}, head {head}, slot {slot}", s.kv);
+                    assert!(new == if slot < slots { old } else { 0.0 }, "{what}: {new}");
+                }
+            }
+            if s.attention.chooses() && slots == PAGE {
+                let summary = |m: &Machine, page: usize| {
+                    let at = m.layout.summary(page, 1);
+                    m.summaries[0][at..at + 4 * dim as usize].to_vec()
+                };
+                assert!(summary(&m, page) == summary(&before, from), "{:?}, page {page}", s.kv);
+            }
+        }
+    }
+}
+
+#[test]
+fn budgets_without_room_are_refused() {
+    let tiny = tiny();
+    for attention in [
+        Attention::Sparse { pages: 4, sinks: 3, window: 2, dense_layers: 0 },
+        Attention::Sparse { pages: 4, sinks: 4, window: 0, dense_layers: 0 },
+        Attention::Window { sinks: 1, window: 0, dense_layers: 0 },
+        Attention::Window { sinks: 1, window: u32::MAX, dense_layers: 0 },
+    ] {
+        let refused = codegen::lower::program(&tiny.model, &ModelSchedule { attention, ..schedule() });
+        assert!(matches!(refused, Err(codegen::lower::Error::Schedule { .. })), "{attention}: {refused:?}");
+    }
+}

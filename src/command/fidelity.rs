@@ -1,0 +1,89 @@
+//! `inferc fidelity`: what int8 KV and attention to a part of the context do to a model's answers, and what they save.
+
+use super::{OK, print, say};
+use crate::args::{FidelityArgs, Format};
+use anyhow::Result;
+use inferc::fidelity::{self, Bench, EXACT, Extent, Fidelity, Way};
+use inferc::inputs;
+use inferc::machine::{Machine, Wishes};
+use ir::schedule::Numerics;
+use optimizer::lossy::Forced;
+use serde_json::json;
+
+/// Contexts when none are named.
+const CONTEXTS: [usize; 3] = [2048, 4096, 8000];
+
+/// Runs the command.
+pub(crate) fn run(args: &FidelityArgs) -> Result<u8> {
+    let wishes = Wishes {
+        target: None,
+        threads: args.threads,
+        backend: None,
+        isa: None,
+        numerics: Numerics::Int8,
+        forced: Forced::default(),
+        cache: true,
+    };
+    let machine = Machine::new(&wishes, None)?;
+    machine.warnings.iter().for_each(|w| say(&format!("warning: {w}")));
+    machine.runs_here()?;
+    let mut text = String::new();
+    for path in &args.texts {
+        text.push_str(&inputs::source_text(path)?);
+        text.push('\n');
+    }
+    let contexts = if args.contexts.is_empty() { CONTEXTS.to_vec() } else { args.contexts.clone() };
+    let bench = Bench {
+        path: &args.model,
+        target: &machine.target,
+        threads: machine.threads,
+        backend: machine.backend,
+        cache: machine.cache.as_ref(),
+    };
+    let extent = Extent { predict: args.predict, needles: args.needles };
+    let mut exact: Vec<Fidelity> = Vec::new();
+    if args.format == Format::Text {
+        print(&format!(
+            "{:<20} {:>7} {:>9} {:>9} {:>7} {:>10} {:>7} {:>10} {:>6}\n",
+            "kv, attention", "context", "KL mean", "KL max", "top 1", "perplexity", "keys", "ms/token", "ratio"
+        ));
+    }
+    fidelity::measure(&bench, &text, &contexts, &args.with, extent, &mut |f| {
+        if f.way == EXACT {
+            exact.push(f.clone());
+        }
+        let base = exact.iter().find(|e| e.context == f.context).map_or(f.step_seconds, |e| e.step_seconds);
+        match args.format {
+            Format::Json => print(&format!("{}\n", line(f, args.needles))),
+            Format::Text => print(&format!(
+                "{:<20} {:>7} {:>9.5} {:>9.4} {:>7.3} {:>10.3} {:>4}/{:<2} {:>10.3} {:>6.2}\n",
+                name(f.way),
+                f.context,
+                f.kl.0,
+                f.kl.1,
+                f.top1,
+                f.perplexity,
+                f.found,
+                args.needles,
+                f.step_seconds * 1e3,
+                base / f.step_seconds
+            )),
+        }
+    })?;
+    Ok(OK)
+}
+
+/// `int8, sparse:64`
+fn name((kv, attention): Way) -> String {
+    let words = attention.to_string();
+    format!("{}, {}", kv.name(), words.split_once(' ').map_or(words.as_str(), |(kind, _)| kind))
+}
+
+fn line(f: &Fidelity, needles: usize) -> serde_json::Value {
+    json!({
+        "format_version": super::FORMAT_VERSION, "way": name(f.way), "kv": f.way.0.name(), "attention": f.way.1.to_string(),
+        "pages": f.way.1.pages(), "context": f.context, "kl_mean": f.kl.0, "kl_max": f.kl.1, "top1": f.top1,
+        "perplexity": f.perplexity, "needles": needles, "found": f.found, "missed_depths": f.missed,
+        "step_seconds": f.step_seconds, "kv_bytes_per_token": f.kv_bytes_per_token,
+    })
+}
