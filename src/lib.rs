@@ -127,7 +127,7 @@ pub fn machine_code(kernels: &[Kernel], isa: Isa, backend: Backend, cache: Optio
     if kernels.is_empty() {
         return Ok(Code::default());
     }
-    let content = postcard::to_stdvec(&(kernels, isa, backend.version(), env!("CARGO_PKG_VERSION")))?;
+    let content = postcard::to_stdvec(&(kernels, isa, backend.version(), codegen::SOURCES))?;
     let key = blake3::hash(&content).to_hex().to_string();
     if let Some(code) = cache.and_then(|c| c.get(&key)) {
         return Ok(code);

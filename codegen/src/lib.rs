@@ -11,3 +11,6 @@ pub mod back;
 pub use back::{Backend, Error, assembly, emit, llvm_ir};
 pub mod lower;
 pub mod rules;
+
+/// Hash of this crate's sources: names what made a piece of machine code, for caches of it.
+pub const SOURCES: &str = env!("CODEGEN_SOURCES");
