@@ -4,6 +4,7 @@
 //! buffers and threads. A step fills the tables that [`ir::program`] describes and runs the program's launches; it
 //! chooses no kernel. What it does not do: tokenise, say how tokens are sampled, or decide what to run.
 
+mod check;
 mod draws;
 mod work;
 
@@ -22,7 +23,6 @@ use ir::program::{
     Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, PAGE, PICK_WORDS, Program, STAT_BLOCK,
     STAT_WORDS, mask_bytes,
 };
-use ir::schedule::Attention;
 use ir::tensor::DType;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl Loaded {
     /// [`Error::Program`] when program and model do not fit each other, [`Error::Code`] when a kernel is missing,
     /// [`Error::Weights`] when the file lacks a tensor, [`Error::System`] without memory.
     pub fn load(gguf: Arc<Gguf>, model: &Model, program: &Program, code: &Code, threads: usize) -> Result<Arc<Self>> {
-        check(model, program)?;
+        check::check(model, program)?;
         let image = Image::load(code)?;
         let functions = program.kernels.iter().map(|k| image.function(&k.name)).collect::<Result<Vec<_>>>()?;
         let embedding = match gguf.tensor(EMBEDDING) {
@@ -152,77 +152,6 @@ fn rope_factors(gguf: &Gguf, model: &Model) -> Result<Option<Vec<f32>>> {
         Some(bad) => Err(fail(format!("a frequency divisor is {bad}"))),
         None => Ok(Some(factors)),
     }
-}
-
-/// Everything the launches rely on.
-fn check(model: &Model, program: &Program) -> Result<()> {
-    let fail = |place: &str, cause: String| Err(program_error(place, cause));
-    if program.max_rows == 0 || program.max_head_rows == 0 || program.attend_rows == 0 {
-        return fail("sizes", "rows of a step, of the head and of an attention item must be at least 1".to_owned());
-    }
-    let shape = page_shape(model, program, 0);
-    if program.page_bytes != shape.page_bytes() as u64 {
-        return fail("sizes", format!("pages of {} bytes, the model has {}", program.page_bytes, shape.page_bytes()));
-    }
-    let summary =
-        if program.attention.chooses() { 4 * u64::from(model.kv_heads) * u64::from(model.head_dim) } else { 0 };
-    if program.summary_bytes != summary {
-        return fail("sizes", format!("summaries of {} bytes, the model has {summary}", program.summary_bytes));
-    }
-    check_attention(model, program)?;
-    let size = |buf: Buf| program.buffers.iter().find(|(b, _)| *b == buf).map(|(_, s)| *s).unwrap_or_default();
-    for (buf, has, least) in [
-        (Buf::Hidden, size(Buf::Hidden).per_row, u64::from(model.hidden) * 4),
-        (Buf::Logits, size(Buf::Logits).per_head_row, u64::from(model.vocab).next_multiple_of(16) * 4),
-        (Buf::Stats, size(Buf::Stats).per_head_row, stat_words(model) as u64 * 4),
-        (Buf::Weighed, size(Buf::Weighed).per_head_row, stat_words(model) as u64 * 4),
-    ] {
-        if has < least {
-            return fail(&format!("buffer {buf:?}"), format!("{has} bytes per row, the model has {least}"));
-        }
-    }
-    if program.head.is_empty() || program.sample.is_empty() || program.fork.is_empty() {
-        return fail("launches", "none make logits, none draw tokens, or none copy pages".to_owned());
-    }
-    let all = [&program.forward, &program.head, &program.sample, &program.fork];
-    for (i, launch) in all.into_iter().flatten().enumerate() {
-        let place = format!("launch {i}");
-        let Some(kernel) = program.kernels.get(launch.kernel as usize) else {
-            return fail(&place, format!("kernel {} of {}", launch.kernel, program.kernels.len()));
-        };
-        if kernel.params.len() != launch.args.len() {
-            return fail(&place, format!("{} arguments for {} parameters", launch.args.len(), kernel.params.len()));
-        }
-        for arg in &launch.args {
-            let known = match arg {
-                Arg::Weight(w, offset) => {
-                    let weight = program.weights.get(*w as usize).and_then(weights::bytes);
-                    weight.is_some_and(|bytes| *offset < (bytes as u64).max(1))
-                }
-                Arg::Kv(layer, _) => *layer < model.layers,
-                Arg::Summary(layer) => *layer < model.layers && program.summary_bytes > 0,
-                Arg::Buf(buf) => *buf != Buf::Keys && *buf != Buf::Values,
-                Arg::Int(_) | Arg::ScratchStride => true,
-            };
-            if !known {
-                return fail(&place, format!("argument {arg:?} names nothing"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The lists of pages that the tables will be made for have room for what is always in them.
-fn check_attention(model: &Model, program: &Program) -> Result<()> {
-    let (Attention::Sparse { sinks, window, .. } | Attention::Window { sinks, window, .. }) = program.attention else {
-        return Ok(());
-    };
-    let pages = u64::from(program.attention.pages().unwrap_or(0));
-    let lists = pages * if program.attention.chooses() { u64::from(model.kv_heads) } else { 1 };
-    let fits = window > 0
-        && u64::from(sinks) + u64::from(window) <= pages
-        && lists.saturating_mul(u64::from(program.max_rows)) <= i32::MAX as u64;
-    if fits { Ok(()) } else { Err(program_error("attention", format!("{} leaves no list", program.attention))) }
 }
 
 fn page_shape(model: &Model, program: &Program, pages: usize) -> PageShape {

@@ -160,7 +160,7 @@ fn lists_hold_the_pages_with_the_largest_bounds() {
 /// Keys that are hard on summaries: huge, tiny, equal, with one channel that is far off, alternating in sign.
 fn adversary(kind: usize, i: usize, slot: usize) -> f32 {
     match kind {
-        0 => 60_000.0 * if (i + slot) % 2 == 0 { 1.0 } else { -1.0 },
+        0 => 60_000.0 * if (i + slot).is_multiple_of(2) { 1.0 } else { -1.0 },
         1 => 1e-7 * (slot as f32 - 8.0) * (i as f32 + 1.0),
         2 => 0.3,
         3 if i % 64 == 5 => 300.0 + slot as f32,
@@ -182,7 +182,8 @@ fn no_key_scores_above_the_bound_of_its_page() {
             m.step(&rows);
             let name = |m: &Machine, l: &ir::program::Launch| m.program.kernels[l.kernel as usize].name.clone();
             let append = m.program.forward.iter().position(|l| name(&m, l) == "append.choose").expect("an append");
-            for launch in m.program.forward[..append].to_vec() {
+            for i in 0..append {
+                let launch = m.program.forward[i].clone();
                 m.launch(&engine, &launch);
             }
             let (d, kv) = (64, 2);
