@@ -438,7 +438,8 @@ mod tests {
         std::fs::write(&path, gguf(shape)).expect("written");
         let target = ir::target::builtin("reference").expect("built in");
         let target = Target { isa: runtime::device::probe::probe().isa, ..target };
-        let (mut model, _) = load(&path, &target, 1, Numerics::Int8, crate::default_backend(), None).expect("a model");
+        let (mut model, _) = load(&path, &target, 1, Numerics::Int8, Forced::default(), crate::default_backend(), None)
+            .expect("a model");
         for (case, tokens) in [
             (Case::Decode { depth: 0 }, 64),
             (Case::Decode { depth: 240 }, 16),
