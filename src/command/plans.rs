@@ -58,13 +58,13 @@ pub(crate) fn run(args: &BenchArgs, most: usize) -> Result<u8> {
     let mut answer = None;
     let rounds = args.repeat.max(1);
     for round in 0..rounds {
-        for i in 0..entries.len() {
-            measure(args, &prepared, &words, &mut entries[i], &mut answer, &cancel)?;
+        for entry in &mut entries {
+            measure(args, &prepared, &words, entry, &mut answer, &cancel)?;
             if cancel.load(Ordering::SeqCst) {
                 say("cancelled");
                 return Ok(FAILED);
             }
-            progress(round, &entries[i]);
+            progress(round, entry);
         }
     }
     entries[1..].sort_by(|a, b| a.median().total_cmp(&b.median()));
