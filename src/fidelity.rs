@@ -5,12 +5,10 @@
 //! prompt that is computed at once, because only decoded tokens attend to a part of the context; a pass key's question is
 //! decoded too, so that finding the key is up to the alternative. It draws nothing and knows no strategy.
 
-use crate::cache::Cache;
+use crate::machine::Machine;
 use crate::measure;
 use anyhow::{Context as _, Result, bail};
-use codegen::Backend;
-use ir::schedule::{Attention, KvFormat, Numerics};
-use ir::target::Target;
+use ir::schedule::{Attention, KvFormat};
 use optimizer::lossy::Forced;
 use runtime::forward::LocalModel;
 use runtime::model::{Append, LanguageModel, SeqId, Wanted};
@@ -61,28 +59,10 @@ pub struct Fidelity {
     pub kv_bytes_per_token: u64,
 }
 
-/// What models are loaded with.
-#[derive(Clone, Copy, Debug)]
-pub struct Bench<'a> {
-    /// Model file.
-    pub path: &'a Path,
-    /// Target.
-    pub target: &'a Target,
-    /// Threads.
-    pub threads: u32,
-    /// Code generator.
-    pub backend: Backend,
-    /// Kernel cache.
-    pub cache: Option<&'a Cache>,
-}
-
-impl Bench<'_> {
-    fn load(&self, (kv, attention): Way) -> Result<LocalModel> {
-        let forced = Forced { kv: Some(kv), attention: Some(attention) };
-        let (model, _) =
-            measure::load(self.path, self.target, self.threads, Numerics::Int8, forced, self.backend, self.cache)?;
-        Ok(model)
-    }
+/// The model, made to use one alternative.
+fn load(path: &Path, machine: &Machine, (kv, attention): Way) -> Result<LocalModel> {
+    let forced = Forced { kv: Some(kv), attention: Some(attention) };
+    Ok(measure::load(path, &Machine { forced, ..machine.clone() }, machine.threads)?.0)
 }
 
 /// Natural logarithms of a row's probabilities.
@@ -93,14 +73,15 @@ type LogProbs = Vec<f32>;
 /// # Errors
 /// When the model cannot be loaded, the text is too short for a context, or a context too long for the model.
 pub fn measure(
-    bench: &Bench<'_>,
+    path: &Path,
+    machine: &Machine,
     text: &str,
     contexts: &[usize],
     ways: &[Way],
     extent: Extent,
     each: &mut dyn FnMut(&Fidelity),
 ) -> Result<()> {
-    let mut exact = bench.load(EXACT)?;
+    let mut exact = load(path, machine, EXACT)?;
     let tokenizer = Tokenizer::from_gguf(exact.loaded().gguf()).context("the model's tokenizer")?;
     let tokens = tokenizer.encode(text, false).context("the text")?;
     let most = exact.info().context;
@@ -120,7 +101,7 @@ pub fn measure(
     }
     drop(exact);
     for &way in ways.iter().filter(|w| **w != EXACT) {
-        let mut model = bench.load(way)?;
+        let mut model = load(path, machine, way)?;
         for (&context, reference) in contexts.iter().zip(&references) {
             each(&look(&mut model, &tokenizer, way, &tokens[..context], extent, Some(reference))?.1);
         }

@@ -4,14 +4,12 @@
 //! nothing is measured on zeros. Decode and branches sample every token from its row and feed it back, as a run does, and
 //! scoring takes the log-probability of every given token. What is not in it: text, rules, and the strategy's bookkeeping.
 
+use crate::machine::Machine;
+use crate::synthetic::Random;
 use anyhow::{Context as _, Result, bail};
-use codegen::Backend;
 use ir::model::Model;
 use ir::plan::{ModelPlan, PrefixMode};
-use ir::schedule::Numerics;
 use ir::strategy::Allow;
-use ir::target::Target;
-use optimizer::lossy::Forced;
 use runtime::forward::{Loaded, LocalModel, Options};
 use runtime::gguf::Gguf;
 use runtime::model::{Append, LanguageModel, Row, SeqId, Wanted};
@@ -136,14 +134,8 @@ pub struct Measured {
 ///
 /// # Errors
 /// When the planner finds none.
-pub fn plan(
-    path: &Path,
-    model: &Model,
-    target: &Target,
-    threads: u32,
-    numerics: Numerics,
-    forced: Forced,
-) -> Result<ModelPlan> {
+fn plan(path: &Path, model: &Model, machine: &Machine, threads: u32) -> Result<ModelPlan> {
+    let forced = machine.forced;
     let mut strategy = workload_strategy();
     // Nobody's answer depends on a measurement: what is forced is allowed, and nothing else.
     let allow = |name: &str, value: &str| Allow { name: name.to_owned(), value: value.to_owned() };
@@ -153,12 +145,12 @@ pub fn plan(
         assumptions: optimizer::ASSUMPTIONS,
         values: std::collections::BTreeMap::new(),
         threads,
-        numerics,
+        numerics: machine.numerics,
         naive: false,
         forced,
     };
     let bound = optimizer::RoleModel { path: path.display().to_string(), model: model.clone() };
-    let plan = optimizer::optimize(&strategy, &[Some(bound)], target, &options)?;
+    let plan = optimizer::optimize(&strategy, &[Some(bound)], &machine.target, &options)?;
     plan.models.into_iter().flatten().next().context("the planner made no plan for the model")
 }
 
@@ -210,42 +202,37 @@ fn workload_strategy() -> ir::strategy::Strategy {
     }
 }
 
-/// A loaded model ready to be measured, and its plan.
+/// A model loaded to be measured on so many threads of a machine, and its plan.
 ///
 /// # Errors
 /// When the file cannot be read, is not supported, or memory is short.
-pub fn load(
+pub fn load(path: &Path, machine: &Machine, threads: u32) -> Result<(LocalModel, ModelPlan)> {
+    start(Arc::new(Gguf::open(path)?), path, machine, threads, 4096)
+}
+
+/// The same of a file that is open, with at least so many pages of KV.
+pub(crate) fn start(
+    gguf: Arc<Gguf>,
     path: &Path,
-    target: &Target,
+    machine: &Machine,
     threads: u32,
-    numerics: Numerics,
-    forced: Forced,
-    backend: Backend,
-    cache: Option<&crate::cache::Cache>,
+    pages: u64,
 ) -> Result<(LocalModel, ModelPlan)> {
-    let gguf = Arc::new(Gguf::open(path)?);
     let model = gguf.model()?;
-    let mut plan = plan(path, &model, target, threads, numerics, forced)?;
+    let mut plan = plan(path, &model, machine, threads)?;
     plan.schedule.threads = threads;
     let program = crate::program(&plan)?;
-    let code = crate::machine_code(&program.kernels, target.isa, backend, cache)?;
+    let code = crate::machine_code(&program.kernels, machine.target.isa, machine.backend, machine.cache.as_ref())?;
     let loaded = Loaded::load(gguf, &model, &program, &code, threads as usize)?;
-    let pages = u32::try_from(plan.kv_pages.max(4096)).unwrap_or(u32::MAX);
-    let options = Options { threads: threads as usize, kv_pages: pages, prefix: PrefixMode::Shared };
+    let kv_pages = u32::try_from(plan.kv_pages.max(pages)).unwrap_or(u32::MAX);
+    let options = Options { threads: threads as usize, kv_pages, prefix: PrefixMode::Shared };
     Ok((LocalModel::new(loaded, &options)?, plan))
 }
 
 /// Token ids that look like nothing in particular.
 pub(crate) fn tokens(n: usize, vocab: usize) -> Vec<u32> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    (0..n)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            u32::try_from(state % vocab as u64).unwrap_or(0)
-        })
-        .collect()
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    (0..n).map(|_| u32::try_from(random.next() % vocab as u64).unwrap_or(0)).collect()
 }
 
 /// A case whose prompt is cached: it can be run any number of times.
@@ -409,7 +396,10 @@ fn step(
 mod tests {
     use super::*;
     use crate::synthetic::{Shape, gguf};
+    use ir::schedule::Numerics;
+    use ir::target::Target;
     use ir::tensor::DType;
+    use optimizer::lossy::Forced;
 
     #[test]
     fn cases_have_one_text_form() {
@@ -438,8 +428,9 @@ mod tests {
         std::fs::write(&path, gguf(shape)).expect("written");
         let target = ir::target::builtin("reference").expect("built in");
         let target = Target { isa: runtime::device::probe::probe().isa, ..target };
-        let (mut model, _) = load(&path, &target, 1, Numerics::Int8, Forced::default(), crate::default_backend(), None)
-            .expect("a model");
+        let (numerics, forced, backend) = (Numerics::Int8, Forced::default(), crate::default_backend());
+        let machine = Machine { target, threads: 1, backend, cache: None, numerics, forced, warnings: Vec::new() };
+        let (mut model, _) = load(&path, &machine, 1).expect("a model");
         for (case, tokens) in [
             (Case::Decode { depth: 0 }, 64),
             (Case::Decode { depth: 240 }, 16),

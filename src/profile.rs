@@ -6,9 +6,9 @@
 //! read faster.
 
 use crate::cache::Cache;
-use crate::machine::host_name;
+use crate::machine::{Machine, host_name};
 use crate::measure;
-use crate::synthetic::{Shape, gguf};
+use crate::synthetic::{Random, Shape, gguf};
 use anyhow::Result;
 use codegen::Backend;
 use ir::plan::PrefixMode;
@@ -19,7 +19,7 @@ use optimizer::lossy::Forced;
 use optimizer::roofline::Roofline;
 use runtime::device::cpu::{Function, Launch, Team};
 use runtime::device::probe;
-use runtime::forward::{Loaded, LocalModel, Options};
+use runtime::forward::LocalModel;
 use runtime::gguf::Gguf;
 use runtime::model::{Append, LanguageModel, SeqId, Wanted};
 use std::hint::black_box;
@@ -42,7 +42,7 @@ const SETS: &[usize] = &[1 << 20, 8 << 20, 32 << 20, 96 << 20, 384 << 20];
 ///
 /// # Errors
 /// When memory or threads are refused, or the kernels cannot be compiled.
-pub fn measure(threads: u32, backend: Backend, cache: Option<&Cache>, say: &mut dyn FnMut(&str)) -> Result<Target> {
+pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut dyn FnMut(&str)) -> Result<Target> {
     let host = probe::probe();
     let mut target = ir::target::builtin(if host.isa.avx512 { "cpu-avx512" } else { "cpu-avx2" })
         .unwrap_or_else(|| unreachable!("both CPU classes are built in"));
@@ -60,15 +60,17 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<&Cache>, say: &mut 
     if let Some(last) = target.read.last() {
         target.bandwidth = last.all_threads;
     }
+    let (numerics, forced, warnings) = (Numerics::Int8, Forced::default(), Vec::new());
+    let mut machine = Machine { target, threads, backend, cache, numerics, forced, warnings };
     for dtype in FORMATS {
         say(&format!("kernels over {} weights", dtype.name()));
-        linear(&mut target, *dtype, threads, backend, cache)?;
+        linear(&mut machine, *dtype)?;
     }
     say("attention");
-    attention(&mut target, threads, backend, cache)?;
-    if let Some(best) =
-        target.kernels.iter().filter(|k| k.class.starts_with("linear")).map(|k| k.all_threads).reduce(f64::max)
-    {
+    attention(&mut machine)?;
+    let mut target = machine.target;
+    let linear = target.kernels.iter().filter(|k| k.class.starts_with("linear"));
+    if let Some(best) = linear.map(|k| k.all_threads).reduce(f64::max) {
         target.flops = 2.0 * best;
     }
     Ok(target)
@@ -77,15 +79,8 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<&Cache>, say: &mut 
 /// Bytes per second of summing random words, by working set and threads.
 fn bandwidth(threads: usize) -> Vec<Bandwidth> {
     let largest = SETS.iter().copied().max().unwrap_or(0);
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let words: Vec<u64> = (0..largest / 8)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        })
-        .collect();
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let words: Vec<u64> = (0..largest / 8).map(|_| random.next()).collect();
     SETS.iter()
         .map(|set| {
             let words = &words[..set / 8];
@@ -128,24 +123,28 @@ fn rate(words: &[u64], threads: usize) -> f64 {
     best
 }
 
-/// A loaded synthetic model.
-fn load(
-    shape: Shape,
-    target: &Target,
-    threads: u32,
-    backend: Backend,
-    cache: Option<&Cache>,
-    gguf_image: &Arc<Gguf>,
-) -> Result<LocalModel> {
-    let model = gguf_image.model()?;
-    let mut plan = measure::plan(Path::new("synthetic"), &model, target, threads, Numerics::Int8, Forced::default())?;
-    plan.schedule.threads = threads;
-    let program = crate::program(&plan)?;
-    let code = crate::machine_code(&program.kernels, target.isa, backend, cache)?;
-    let loaded = Loaded::load(gguf_image.clone(), &model, &program, &code, threads as usize)?;
-    let pages = 64 + 3 * shape.context;
-    let options = Options { threads: threads as usize, kv_pages: pages, prefix: PrefixMode::Copied };
-    Ok(LocalModel::new(loaded, &options)?)
+/// A synthetic model on a team of so many threads; forks get copies of their keys.
+fn load(image: &Arc<Gguf>, machine: &Machine, team: u32) -> Result<LocalModel> {
+    let pages = 64 + 3 * u64::from(image.model()?.context);
+    let (mut model, _) = measure::start(image.clone(), Path::new("synthetic"), machine, team, pages)?;
+    model.set_prefix_mode(PrefixMode::Copied);
+    Ok(model)
+}
+
+/// Rates being measured, team by team.
+#[derive(Default)]
+struct Rates(Vec<KernelRate>);
+
+impl Rates {
+    /// Notes a rate: of one thread at first, of all where one thread's is there.
+    fn note(&mut self, class: &str, rows: u32, bytes: f64, rate: f64) {
+        match self.0.iter_mut().find(|k| k.class == class && k.rows == rows && k.bytes == bytes) {
+            Some(known) => known.all_threads = rate,
+            None => {
+                self.0.push(KernelRate { class: class.to_owned(), rows, bytes, one_thread: rate, all_threads: rate })
+            }
+        }
+    }
 }
 
 /// One thread and all of them.
@@ -154,7 +153,7 @@ fn teams(threads: u32) -> Vec<u32> {
 }
 
 /// Adds the rates of one format's matrices.
-fn linear(target: &mut Target, dtype: DType, threads: u32, backend: Backend, cache: Option<&Cache>) -> Result<()> {
+fn linear(machine: &mut Machine, dtype: DType) -> Result<()> {
     let small = Shape { layers: 4, hidden: 512, heads: 8, kv_heads: 2, ffn: 1536, vocab: 2048, context: 256, dtype };
     let layer = tile_bytes(dtype, 1024) * (2 * 1024 + 512 + 3 * 3072) / 16;
     let layers = u32::try_from(STREAMED / layer).unwrap_or(1).max(2);
@@ -162,41 +161,34 @@ fn linear(target: &mut Target, dtype: DType, threads: u32, backend: Backend, cac
     for (shape, rows) in [(small, ROWS), (large, &ROWS[..ROWS.len() - 1])] {
         let image = Arc::new(Gguf::from_bytes("synthetic", gguf(shape))?);
         let model = image.model()?;
-        let roofline = Roofline::new(&model, target);
+        let roofline = Roofline::new(&model, &machine.target);
         let (macs, bytes) = (roofline.layer_macs(), roofline.weight_bytes());
         let head_macs = f64::from(model.hidden) * f64::from(model.vocab);
-        let mut rates: Vec<KernelRate> = Vec::new();
-        for (slot, team) in teams(threads).into_iter().enumerate() {
-            let mut local = load(shape, target, team, backend, cache, &image)?;
-            let overhead = f64::from(5 * model.layers) * if team > 1 { target.launch } else { 0.0 };
-            let mut note = |class: &str, rows: u32, rate: f64| {
-                let class = format!("{class}.{}", dtype.name().to_lowercase());
-                if slot == 0 {
-                    rates.push(KernelRate { class, rows, bytes, one_thread: rate, all_threads: rate });
-                } else if let Some(known) = rates.iter_mut().find(|k| k.class == class && k.rows == rows) {
-                    known.all_threads = rate;
-                }
-            };
+        let class = |kind: &str| format!("{kind}.{}", dtype.name().to_lowercase());
+        let mut rates = Rates::default();
+        for team in teams(machine.threads) {
+            let mut local = load(&image, machine, team)?;
+            let overhead = f64::from(5 * model.layers) * if team > 1 { machine.target.launch } else { 0.0 };
             for &rows in rows {
                 // Output matrices are large: the small model says nothing about them.
                 let streamed = shape.vocab == large.vocab;
                 let wanted = if streamed { Wanted::Last } else { Wanted::None };
                 let (layers, head) = step_seconds(&mut local, rows, wanted)?;
-                note("linear", rows, f64::from(rows) * macs / (layers - overhead).max(1e-9));
+                rates.note(&class("linear"), rows, bytes, f64::from(rows) * macs / (layers - overhead).max(1e-9));
                 if streamed {
-                    note("head", rows, f64::from(rows) * head_macs / head.max(1e-9));
+                    rates.note(&class("head"), rows, bytes, f64::from(rows) * head_macs / head.max(1e-9));
                 }
             }
         }
-        target.kernels.extend(rates);
+        machine.target.kernels.extend(rates.0);
     }
     Ok(())
 }
 
 /// Adds the rates of attention: query heads of a group alone and rows together, keys in caches and beyond them.
-fn attention(target: &mut Target, threads: u32, backend: Backend, cache: Option<&Cache>) -> Result<()> {
+fn attention(machine: &mut Machine) -> Result<()> {
     const DEPTH: usize = 1024;
-    let mut rates: Vec<KernelRate> = Vec::new();
+    let mut rates = Rates::default();
     for (group, most) in [(1, 8), (3, 4), (7, 1)] {
         let shape = Shape {
             layers: 4,
@@ -212,8 +204,8 @@ fn attention(target: &mut Target, threads: u32, backend: Backend, cache: Option<
         let model = image.model()?;
         #[allow(clippy::cast_precision_loss, reason = "a few megabytes")]
         let copy_bytes = DEPTH as f64 * model.kv_bytes_per_token() as f64;
-        for (slot, team) in teams(threads).into_iter().enumerate() {
-            let mut local = load(shape, target, team, backend, cache, &image)?;
+        for team in teams(machine.threads) {
+            let mut local = load(&image, machine, team)?;
             let ids = measure::tokens(DEPTH + 64, model.vocab as usize);
             let first = local.create()?;
             for chunk in ids[..DEPTH].chunks(256) {
@@ -232,12 +224,7 @@ fn attention(target: &mut Target, threads: u32, backend: Backend, cache: Option<
                     let rate = pairs / (deep - bare).max(1e-9);
                     #[allow(clippy::cast_precision_loss, reason = "a few copies")]
                     let (together, bytes) = (rows * group, copy_bytes * copies as f64);
-                    if slot == 0 {
-                        let class = "attend".to_owned();
-                        rates.push(KernelRate { class, rows: together, bytes, one_thread: rate, all_threads: rate });
-                    } else if let Some(known) = rates.iter_mut().find(|k| k.rows == together && k.bytes == bytes) {
-                        known.all_threads = rate;
-                    }
+                    rates.note("attend", together, bytes, rate);
                 }
                 for seq in &seqs[1..] {
                     local.free(*seq);
@@ -245,7 +232,7 @@ fn attention(target: &mut Target, threads: u32, backend: Backend, cache: Option<
             }
         }
     }
-    target.kernels.extend(rates);
+    machine.target.kernels.extend(rates.0);
     Ok(())
 }
 

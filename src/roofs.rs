@@ -7,6 +7,7 @@
 //! Matrix extensions (AMX) have no operation in the Kernel IR and are not measured.
 
 use crate::cache::Cache;
+use crate::synthetic::Random;
 use anyhow::{Result, bail};
 use codegen::Backend;
 use ir::kernel::{Addr, Base, Bin, Kernel, Mem, Op, Param, ParamKind, Reg, Shift, Split, Stmt, Ty, Un};
@@ -96,9 +97,9 @@ fn bandwidth(team: &mut Team, readers: &[Function], out: &mut Region, sets: &[u6
     sizes.dedup();
     let Some(largest) = sizes.last() else { return Ok(Vec::new()) };
     let mut buffer = Region::new(usize::try_from(*largest)?)?;
-    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
     for word in buffer.i64s_mut() {
-        *word = next(&mut random).cast_signed();
+        *word = random.next().cast_signed();
     }
     let mut found = Vec::new();
     for bytes in sizes {
@@ -143,26 +144,13 @@ fn products(team: &mut Team, function: &Function, operands: &Region, out: &mut R
     Ok(best)
 }
 
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
 /// Random operands of the arithmetic loops; floats of about ±0.1, far from denormal and from infinite sums.
 fn operands(what: Arithmetic) -> Result<Region> {
     let mut region = Region::new(usize::try_from(2 * LINES * 64)?)?;
-    let mut random = 0x2545_F491_4F6C_DD1D_u64;
+    let mut random = Random(0x2545_F491_4F6C_DD1D);
     match what {
-        Arithmetic::Int8 => region.i64s_mut().iter_mut().for_each(|w| *w = next(&mut random).cast_signed()),
-        Arithmetic::F32 => {
-            for x in region.f32s_mut() {
-                #[allow(clippy::cast_precision_loss, reason = "below 2001")]
-                let small = (next(&mut random) % 2001) as f32;
-                *x = small / 10_000.0 - 0.1;
-            }
-        }
+        Arithmetic::Int8 => region.i64s_mut().iter_mut().for_each(|w| *w = random.next().cast_signed()),
+        Arithmetic::F32 => region.f32s_mut().iter_mut().for_each(|x| *x = random.small()),
     }
     Ok(region)
 }

@@ -198,11 +198,11 @@ fn fill(out: &mut Vec<u8>, dtype: DType, elements: u64, random: &mut Random) {
     }
 }
 
-/// xorshift: reproducible bits.
-struct Random(u64);
+/// xorshift: reproducible bits. The seed must not be 0.
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -210,7 +210,7 @@ impl Random {
     }
 
     /// About ±0.1.
-    fn small(&mut self) -> f32 {
+    pub(crate) fn small(&mut self) -> f32 {
         (self.next() % 2001) as f32 / 10_000.0 - 0.1
     }
 }

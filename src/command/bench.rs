@@ -229,15 +229,7 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
     .into_iter()
     .map(|text| Ok((text.clone(), Case::parse(&text)?)))
     .collect::<Result<_>>()?;
-    let (mut model, plan) = measure::load(
-        &path,
-        &machine.target,
-        machine.threads,
-        machine.numerics,
-        machine.forced,
-        machine.backend,
-        machine.cache.as_ref(),
-    )?;
+    let (mut model, plan) = measure::load(&path, &machine, machine.threads)?;
     let mut rows = Vec::new();
     for (name, case) in &cases {
         let modes: &[PrefixMode] =

@@ -1,13 +1,10 @@
 //! `inferc fidelity`: what int8 KV and attention to a part of the context do to a model's answers, and what they save.
 
-use super::{OK, print, say};
+use super::{OK, print};
 use crate::args::{FidelityArgs, Format};
 use anyhow::Result;
-use inferc::fidelity::{self, Bench, EXACT, Extent, Fidelity, Way};
+use inferc::fidelity::{self, EXACT, Extent, Fidelity, Way};
 use inferc::inputs;
-use inferc::machine::{Machine, Wishes};
-use ir::schedule::Numerics;
-use optimizer::lossy::Forced;
 use serde_json::json;
 
 /// Contexts when none are named.
@@ -15,31 +12,13 @@ const CONTEXTS: [usize; 3] = [2048, 4096, 8000];
 
 /// Runs the command.
 pub(crate) fn run(args: &FidelityArgs) -> Result<u8> {
-    let wishes = Wishes {
-        target: None,
-        threads: args.threads,
-        backend: None,
-        isa: None,
-        numerics: Numerics::Int8,
-        forced: Forced::default(),
-        cache: true,
-    };
-    let machine = Machine::new(&wishes, None)?;
-    machine.warnings.iter().for_each(|w| say(&format!("warning: {w}")));
-    machine.runs_here()?;
+    let machine = super::here(args.threads)?;
     let mut text = String::new();
     for path in &args.texts {
         text.push_str(&inputs::source_text(path)?);
         text.push('\n');
     }
     let contexts = if args.contexts.is_empty() { CONTEXTS.to_vec() } else { args.contexts.clone() };
-    let bench = Bench {
-        path: &args.model,
-        target: &machine.target,
-        threads: machine.threads,
-        backend: machine.backend,
-        cache: machine.cache.as_ref(),
-    };
     let extent = Extent { predict: args.predict, needles: args.needles };
     let mut exact: Vec<Fidelity> = Vec::new();
     if args.format == Format::Text {
@@ -48,7 +27,7 @@ pub(crate) fn run(args: &FidelityArgs) -> Result<u8> {
             "kv, attention", "context", "KL mean", "KL max", "top 1", "perplexity", "keys", "ms/token", "ratio"
         ));
     }
-    fidelity::measure(&bench, &text, &contexts, &args.with, extent, &mut |f| {
+    fidelity::measure(&args.model, &machine, &text, &contexts, &args.with, extent, &mut |f| {
         if f.way == EXACT {
             exact.push(f.clone());
         }

@@ -132,12 +132,25 @@ impl Binding {
             forced: Forced { kv: self.kv, attention: self.attention },
             cache,
         };
-        let machine = Machine::new(&wishes, manifest)?;
-        for warning in &machine.warnings {
-            say(&format!("warning: {warning}"));
-        }
-        Ok(machine)
+        announced(&wishes, manifest)
     }
+}
+
+/// This machine with so many threads (`None`: all of them) as its own target; warnings said.
+pub(crate) fn here(threads: Option<u32>) -> Result<Machine> {
+    let (numerics, forced) = (Numerics::Int8, Forced::default());
+    let wishes = Wishes { target: None, threads, backend: None, isa: None, numerics, forced, cache: true };
+    let machine = announced(&wishes, None)?;
+    machine.runs_here()?;
+    Ok(machine)
+}
+
+fn announced(wishes: &Wishes, manifest: Option<&Manifest>) -> Result<Machine> {
+    let machine = Machine::new(wishes, manifest)?;
+    for warning in &machine.warnings {
+        say(&format!("warning: {warning}"));
+    }
+    Ok(machine)
 }
 
 /// Writes a file all at once; behind a link, the file that it names.

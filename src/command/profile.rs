@@ -6,8 +6,6 @@ use anyhow::{Context as _, Result, bail};
 use inferc::cache::Cache;
 use inferc::{artifact, machine, measure, profile, validate};
 use ir::plan_text::{seconds, three};
-use ir::schedule::Numerics;
-use optimizer::lossy::Forced;
 use optimizer::roofline::Roofline;
 use serde_json::json;
 use std::io::IsTerminal as _;
@@ -37,7 +35,7 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
     let start = std::time::Instant::now();
     let loud = std::io::stderr().is_terminal();
     let cache = Cache::open().ok();
-    let target = profile::measure(threads, inferc::default_backend(), cache.as_ref(), &mut |line| {
+    let target = profile::measure(threads, inferc::default_backend(), cache, &mut |line| {
         if loud {
             say(&format!("measuring {line}"));
         }
@@ -78,36 +76,15 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
 /// Predicted beside measured for steps of real models, on one and on all threads.
 fn check(args: &ProfileArgs) -> Result<u8> {
     let loud = std::io::stderr().is_terminal();
+    let machine = super::here(args.threads)?;
     let mut all = Vec::new();
     let mut rows = Vec::new();
     for path in &args.check {
-        let wishes = machine::Wishes {
-            target: None,
-            threads: args.threads,
-            backend: None,
-            isa: None,
-            numerics: Numerics::Int8,
-            forced: Forced::default(),
-            cache: true,
-        };
-        let machine = machine::Machine::new(&wishes, None)?;
-        for warning in &machine.warnings {
-            say(warning);
-        }
-        machine.runs_here()?;
         let name = path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let mut teams = vec![1, machine.threads];
         teams.dedup();
         for threads in teams {
-            let (mut model, plan) = measure::load(
-                path,
-                &machine.target,
-                threads,
-                machine.numerics,
-                machine.forced,
-                machine.backend,
-                machine.cache.as_ref(),
-            )?;
+            let (mut model, plan) = measure::load(path, &machine, threads)?;
             let roofline = Roofline::new(&plan.model, &machine.target).with_threads(threads);
             let pairs = validate::run(&mut model, &roofline, args.depth, &mut |pair| {
                 if loud {

@@ -178,10 +178,7 @@ fn greedy_tokens_in_f32_follow_the_reference() {
 
 /// A model without a strategy.
 fn local(path: &std::path::Path, numerics: Numerics) -> LocalModel {
-    let m = here(numerics, 2);
-    ::inferc::measure::load(path, &m.target, m.threads, m.numerics, m.forced, m.backend, m.cache.as_ref())
-        .expect("it loads")
-        .0
+    ::inferc::measure::load(path, &here(numerics, 2), 2).expect("it loads").0
 }
 
 /// Log-probability of each next token of a text after the first `from`, token by token as a decoder would where
