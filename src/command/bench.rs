@@ -5,8 +5,7 @@ use super::{FAILED, OK, print, print_json, say};
 use crate::args::{BenchArgs, Format};
 use anyhow::{Context as _, Result, bail};
 use inferc::measure::{self, Case, Measured};
-use inferc::prepare::Prepared;
-use inferc::{engine, grade, inputs, manifest, report, roofs};
+use inferc::{engine, grade, inputs, report, roofs};
 use ir::plan::{Plan, PrefixMode};
 use ir::plan_text::{seconds, three};
 use ir::strategy::Ty;
@@ -48,11 +47,9 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
     let data = args.data.as_deref().context("name the tasks with --data FILE")?;
     let tasks = tasks(data, args.limit)?;
     let (path, name) = inputs::split(source);
-    let Some((checked, lowered)) = super::lowered(&path, name.as_deref())? else { return Ok(FAILED) };
-    let manifest = manifest::load(&path, args.binding.manifest.as_deref())?;
-    let machine = args.binding.machine(Some(&manifest), true)?;
-    machine.runs_here()?;
-    let prepared = Prepared::new(lowered, &manifest, &args.binding.models, &args.binding.set)?;
+    let Some((checked, machine, prepared)) = super::runnable(&path, name.as_deref(), &args.binding, true)? else {
+        return Ok(FAILED);
+    };
     let artifact = prepared.artifact(&machine, args.binding.assumptions(), &checked)?;
     let cancel = super::run::cancel_on_interrupt()?;
     let mut ready = engine::load(artifact, &prepared.verifiers, &prepared.tuned, &cancel, &mut |_| {})?;

@@ -24,6 +24,7 @@ use codegen::Backend;
 use inferc::inputs::Checked;
 use inferc::machine::{Machine, Wishes};
 use inferc::manifest::Manifest;
+use inferc::prepare::Prepared;
 use ir::plan::Assumptions;
 use ir::schedule::Numerics;
 use ir::strategy::Strategy;
@@ -178,6 +179,21 @@ pub(crate) fn lowered(path: &std::path::Path, name: Option<&str>) -> Result<Opti
             Ok(None)
         }
     }
+}
+
+/// A strategy bound to the models of its manifest and the machine it can run on here; `None` as [`lowered`].
+pub(crate) fn runnable(
+    path: &std::path::Path,
+    name: Option<&str>,
+    binding: &Binding,
+    cache: bool,
+) -> Result<Option<(Checked, Machine, Prepared)>> {
+    let Some((checked, strategy)) = lowered(path, name)? else { return Ok(None) };
+    let manifest = inferc::manifest::load(path, binding.manifest.as_deref())?;
+    let machine = binding.machine(Some(&manifest), cache)?;
+    machine.runs_here()?;
+    let prepared = Prepared::new(strategy, &manifest, &binding.models, &binding.set)?;
+    Ok(Some((checked, machine, prepared)))
 }
 
 /// Says diagnostics.

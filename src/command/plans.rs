@@ -9,7 +9,7 @@ use super::{FAILED, OK, print, print_json, say};
 use crate::args::{BenchArgs, Format};
 use anyhow::{Context as _, Result, bail};
 use inferc::prepare::Prepared;
-use inferc::{engine, inputs, manifest};
+use inferc::{engine, inputs};
 use ir::artifact::Artifact;
 use ir::plan_text::seconds;
 use runtime::exec::{Event, Options, Watch};
@@ -42,11 +42,9 @@ pub(crate) fn run(args: &BenchArgs, most: usize) -> Result<u8> {
     let source = args.source.as_deref().context("name a strategy: FILE[::STRATEGY]")?;
     let words = parameters(&args.parameters)?;
     let (path, name) = inputs::split(source);
-    let Some((checked, lowered)) = super::lowered(&path, name.as_deref())? else { return Ok(FAILED) };
-    let manifest = manifest::load(&path, args.binding.manifest.as_deref())?;
-    let machine = args.binding.machine(Some(&manifest), true)?;
-    machine.runs_here()?;
-    let prepared = Prepared::new(lowered, &manifest, &args.binding.models, &args.binding.set)?;
+    let Some((checked, machine, prepared)) = super::runnable(&path, name.as_deref(), &args.binding, true)? else {
+        return Ok(FAILED);
+    };
     let chosen = prepared.plan(&machine, args.binding.assumptions())?;
     let others = optimizer::neighbours(&chosen, &prepared.values, machine.threads, most);
     let mut entries = Vec::new();

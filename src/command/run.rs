@@ -161,11 +161,9 @@ fn from_source(
     name: Option<&str>,
     bar: &ProgressBar,
 ) -> Result<Option<Request>> {
-    let Some((checked, strategy)) = super::lowered(path, name)? else { return Ok(None) };
-    let manifest = manifest::load(path, args.binding.manifest.as_deref())?;
-    let machine = args.binding.machine(Some(&manifest), !args.no_cache)?;
-    machine.runs_here()?;
-    let prepared = Prepared::new(strategy, &manifest, &args.binding.models, &args.binding.set)?;
+    let Some((checked, machine, prepared)) = super::runnable(path, name, &args.binding, !args.no_cache)? else {
+        return Ok(None);
+    };
     bar.set_message(format!("compile {}", prepared.strategy.name));
     let artifact = prepared.artifact(&machine, args.binding.assumptions(), &checked)?;
     let Prepared { verifiers, tuned, .. } = prepared;
