@@ -9,6 +9,8 @@
 //! else, allocates nothing, cannot fail. Locals are private to one thread and uninitialised on entry.
 //! **Threads.** `team` threads call the same kernel with their own `tid`; only [`Stmt::ParFor`] divides work, with a
 //! partition that depends on the team's size alone, so results never depend on it.
+//! **Tiles.** A kernel has [`TILES`] tiles of [`TILE_ROWS`] rows of 64 bytes, private to one thread, for products of
+//! bytes summed in 32-bit integers. They hold bytes; [`Stmt::TileDot`] says how it reads them.
 //! **Arithmetic.** f32 and f64 operations are IEEE, round to nearest even, never reassociated; `Fma` is fused. Integer
 //! operations wrap. What is absent on purpose: calls, recursion, dynamic allocation, unordered reductions.
 
@@ -16,6 +18,25 @@ use serde::{Deserialize, Serialize};
 
 /// Lanes of every vector.
 pub const LANES: usize = 16;
+
+/// Tiles of every kernel.
+pub const TILES: usize = 8;
+
+/// Rows of every tile. A row is 64 bytes, that is 16 × i32 or four bytes for each of 16 lanes.
+pub const TILE_ROWS: usize = 16;
+
+/// A tile of a kernel, below [`TILES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Tile(pub u8);
+
+/// How the bytes of a tile are read by [`Stmt::TileDot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Bytes {
+    /// 0 to 255.
+    Unsigned,
+    /// -128 to 127.
+    Signed,
+}
 
 /// Type of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -286,6 +307,33 @@ pub enum Stmt {
         /// Taken when 0.
         otherwise: Vec<Stmt>,
     },
+    /// All bytes of a tile become 0.
+    TileZero(Tile),
+    /// Row `r` of a tile from the 64 bytes at `addr + r·stride`.
+    TileLoad(Tile, Addr, i64),
+    /// Row `r` of a tile to the 64 bytes at `addr + r·stride`, rows in rising order.
+    TileStore(Addr, i64, Tile),
+    /// With `acc` as 16 × 16 i32: `acc[m][n] += Σ_{k<16} Σ_{i<4} a[m][4k+i] · b[k][4n+i]`, wrapping. So `a` has a
+    /// row of 64 features per row of the result, and row `k` of `b` has four features for each of 16 columns.
+    TileDot {
+        /// Sums; another tile than `a` and `b`.
+        acc: Tile,
+        /// Left factor and how its bytes are read; another tile than `b`.
+        a: (Tile, Bytes),
+        /// Right factor and how its bytes are read.
+        b: (Tile, Bytes),
+    },
+}
+
+/// True if tiles occur anywhere in these statements.
+#[must_use]
+pub fn uses_tiles(body: &[Stmt]) -> bool {
+    body.iter().any(|stmt| match stmt {
+        Stmt::TileZero(_) | Stmt::TileLoad(..) | Stmt::TileStore(..) | Stmt::TileDot { .. } => true,
+        Stmt::For { body, .. } | Stmt::ParFor { body, .. } => uses_tiles(body),
+        Stmt::If { then, otherwise, .. } => uses_tiles(then) || uses_tiles(otherwise),
+        Stmt::Let(..) | Stmt::Store(..) | Stmt::StoreStrided(..) | Stmt::StoreScalar(..) | Stmt::Prefetch(_) => false,
+    })
 }
 
 /// How the iterations of a [`Stmt::ParFor`] are divided over `nt` threads.

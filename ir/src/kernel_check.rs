@@ -1,11 +1,11 @@
 //! Well-formedness of Kernel IR: takes a [`Kernel`], returns everything wrong with it.
 //!
 //! A kernel that passes has a meaning that does not depend on the back end, the team's size or leftovers: all types
-//! agree, every register is assigned on every path before it is read, and a [`Stmt::ParFor`] carries nothing from one
+//! agree, every register and tile is assigned on every path before it is read, and a [`Stmt::ParFor`] carries nothing from one
 //! iteration to the next or to what follows. What this does not check: that computed addresses stay inside their
 //! buffers (the interpreter does) and that divisors are not 0.
 
-use crate::kernel::{Addr, Base, Bin, Kernel, Op, ParamKind, Reg, ScalarMem, Shift, Stmt, Ty, Un};
+use crate::kernel::{Addr, Base, Bin, Kernel, Op, ParamKind, Reg, ScalarMem, Shift, Stmt, TILES, Tile, Ty, Un};
 
 /// Most bytes of locals of one kernel: they live on a thread's stack.
 pub const LOCAL_BYTES: u64 = 256 * 1024;
@@ -19,7 +19,8 @@ pub const MAX_DEPTH: usize = 64;
 pub fn kernel(kernel: &Kernel) -> Result<(), Vec<String>> {
     let mut check = Check { kernel, faults: Vec::new() };
     check.header();
-    let mut assigned = vec![false; kernel.regs.len()];
+    // Registers, then tiles.
+    let mut assigned = vec![false; kernel.regs.len() + TILES];
     check.block(&kernel.body, &mut assigned, 0);
     if check.faults.is_empty() { Ok(()) } else { Err(check.faults) }
 }
@@ -132,6 +133,23 @@ impl Check<'_> {
                 self.expect(*reg, &[scalar_ty(*mem)], "scalar store", assigned);
             }
             Stmt::Prefetch(addr) => self.addr(*addr, false, assigned),
+            Stmt::TileZero(tile) => self.tile_set(*tile, assigned),
+            Stmt::TileLoad(tile, addr, _) => {
+                self.addr(*addr, false, assigned);
+                self.tile_set(*tile, assigned);
+            }
+            Stmt::TileStore(addr, _, tile) => {
+                self.addr(*addr, true, assigned);
+                self.tile_read(*tile, assigned);
+            }
+            Stmt::TileDot { acc, a, b } => {
+                for tile in [*acc, a.0, b.0] {
+                    self.tile_read(tile, assigned);
+                }
+                if *acc == a.0 || *acc == b.0 || a.0 == b.0 {
+                    self.fault(format!("tile_dot t{}, t{}, t{}: the tiles are not three", acc.0, a.0.0, b.0.0));
+                }
+            }
             Stmt::For { var, lo, hi, step, body } => {
                 if *step <= 0 {
                     self.fault(format!("for %{}: step {step} is not positive", var.0));
@@ -148,6 +166,7 @@ impl Check<'_> {
                 }
                 self.expect(*n, &[Ty::I64], "iterations of a parfor", assigned);
                 assigned_in(body, &mut |reg| unset(assigned, reg));
+                assigned[self.kernel.regs.len()..].fill(false);
                 let mut inner = self.enter(*var, body, assigned);
                 self.block(body, &mut inner, depth + 1);
                 unset(assigned, *var);
@@ -159,6 +178,27 @@ impl Check<'_> {
                 self.block(otherwise, &mut other, depth + 1);
                 assigned.iter_mut().zip(other).for_each(|(a, b)| *a &= b);
             }
+        }
+    }
+
+    /// Where `assigned` says that a tile is; `None` (and a fault) when there is no such tile.
+    fn tile(&mut self, tile: Tile) -> Option<usize> {
+        let exists = usize::from(tile.0) < TILES;
+        if !exists {
+            self.fault(format!("tile {} does not exist, there are {TILES}", tile.0));
+        }
+        exists.then(|| self.kernel.regs.len() + usize::from(tile.0))
+    }
+
+    fn tile_set(&mut self, tile: Tile, assigned: &mut Assigned) {
+        if let Some(slot) = self.tile(tile) {
+            assigned[slot] = true;
+        }
+    }
+
+    fn tile_read(&mut self, tile: Tile, assigned: &Assigned) {
+        if self.tile(tile).is_some_and(|slot| !assigned[slot]) {
+            self.fault(format!("tile {} is read before it is assigned on every path", tile.0));
         }
     }
 
@@ -310,6 +350,7 @@ pub fn assigned_in(body: &[Stmt], f: &mut impl FnMut(Reg)) {
                 }
                 Stmt::If { then, otherwise, .. } => blocks.extend([then.as_slice(), otherwise.as_slice()]),
                 Stmt::Store(..) | Stmt::StoreStrided(..) | Stmt::StoreScalar(..) | Stmt::Prefetch(_) => {}
+                Stmt::TileZero(_) | Stmt::TileLoad(..) | Stmt::TileStore(..) | Stmt::TileDot { .. } => {}
             }
         }
     }
@@ -429,6 +470,37 @@ mod tests {
         );
         assert!(faults(vec![int(I), load(V), parfor(vec![load(V)]), sum()]).contains("read before"), "carried out");
         assert_eq!(faults(vec![int(I), load(V), parfor(vec![load(V), sum()])]), "");
+    }
+
+    #[test]
+    fn tiles_are_assigned_distinct_and_not_carried_through_a_team() {
+        use crate::kernel::Bytes::{Signed, Unsigned};
+        let [x, y] = [0, 1].map(|i| at(Base::Param(i), None));
+        let load = |tile| Stmt::TileLoad(Tile(tile), x, 64);
+        let dot = |acc, a, b| Stmt::TileDot { acc: Tile(acc), a: (Tile(a), Signed), b: (Tile(b), Unsigned) };
+        let store = |tile| Stmt::TileStore(y, 64, Tile(tile));
+        assert_eq!(faults(vec![Stmt::TileZero(Tile(0)), load(1), load(7), dot(0, 1, 7), store(0)]), "");
+        let says = |body: Vec<Stmt>, word: &str| {
+            let said = faults(body);
+            assert!(said.contains(word), "{word:?} is not in {said:?}");
+        };
+        says(vec![load(8)], "tile 8 does not exist");
+        says(vec![load(255), store(9)], "tile 255 does not exist");
+        says(vec![load(1), load(2), dot(0, 1, 2)], "tile 0 is read before");
+        says(vec![store(3)], "tile 3 is read before");
+        says(vec![load(0), load(1), dot(0, 1, 1)], "not three");
+        says(vec![load(0), load(1), dot(0, 0, 1)], "not three");
+        says(vec![load(0), load(1), dot(1, 0, 1)], "not three");
+        says(vec![load(0), Stmt::TileStore(x, 64, Tile(0))], "declared Read");
+        says(vec![Stmt::TileLoad(Tile(0), at(Base::Param(2), None), 64)], "addressed but is I64");
+        let parfor = |body| Stmt::ParFor { var: J, n: I, split: Split::Blocked, body };
+        says(vec![int(I), load(0), parfor(vec![store(0)])], "tile 0 is read before");
+        says(vec![int(I), parfor(vec![load(0)]), store(0)], "tile 0 is read before");
+        says(vec![int(I), load(0), parfor(vec![]), store(0)], "tile 0 is read before");
+        assert_eq!(faults(vec![int(I), parfor(vec![load(0), store(0)])]), "");
+        let once = |body| Stmt::For { var: J, lo: I, hi: I, step: 1, body };
+        says(vec![int(I), once(vec![load(0)]), store(0)], "tile 0 is read before");
+        assert_eq!(faults(vec![int(I), load(0), once(vec![store(0)]), store(0)]), "");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! identifier, or that another buffer shares, prints with its number), addresses as `name[%i + 16]`. The text is
 //! stable: equal kernels print equally. It is not read back.
 
-use crate::kernel::{Addr, Base, Cmp, Kernel, Local, Op, Param, ParamKind, Reg, Split, Stmt, Ty};
+use crate::kernel::{Addr, Base, Bytes, Cmp, Kernel, Local, Op, Param, ParamKind, Reg, Split, Stmt, Tile, Ty};
 use std::fmt::{self, Display, Formatter};
 
 impl Display for Kernel {
@@ -34,6 +34,12 @@ impl Display for Kernel {
 impl Display for Reg {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "%{}", self.0)
+    }
+}
+
+impl Display for Tile {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "t{}", self.0)
     }
 }
 
@@ -120,6 +126,13 @@ fn statement(f: &mut Formatter<'_>, kernel: &Kernel, stmt: &Stmt, depth: usize) 
         }
         Stmt::StoreScalar(mem, at, reg) => writeln!(f, "store_scalar.{} {}, {reg}", lower(mem), addr(kernel, at)),
         Stmt::Prefetch(at) => writeln!(f, "prefetch {}", addr(kernel, at)),
+        Stmt::TileZero(tile) => writeln!(f, "tile_zero {tile}"),
+        Stmt::TileLoad(tile, at, stride) => writeln!(f, "tile_load {tile}, {} step {stride}", addr(kernel, at)),
+        Stmt::TileStore(at, stride, tile) => writeln!(f, "tile_store {} step {stride}, {tile}", addr(kernel, at)),
+        Stmt::TileDot { acc, a: (a, how_a), b: (b, how_b) } => {
+            let letter = |how: &Bytes| if *how == Bytes::Signed { 's' } else { 'u' };
+            writeln!(f, "tile_dot.{}{} {acc}, {a}, {b}", letter(how_a), letter(how_b))
+        }
         Stmt::For { var, lo, hi, step, body } => {
             writeln!(f, "for {var} in {lo}..{hi} step {step} {{")?;
             block(f, kernel, body, depth + 1)?;

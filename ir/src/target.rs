@@ -11,6 +11,9 @@ pub struct Isa {
     pub avx512: bool,
     /// AVX512-VNNI.
     pub vnni: bool,
+    /// AMX-TILE and AMX-INT8, where the system lets processes use them. Profiles from before it have none.
+    #[serde(default)]
+    pub amx_int8: bool,
 }
 
 /// CPU or GPU.
@@ -91,7 +94,7 @@ struct Builtin {
     isa: Isa,
 }
 
-const NO_ISA: Isa = Isa { avx2: false, avx512: false, vnni: false };
+const NO_ISA: Isa = Isa { avx2: false, avx512: false, vnni: false, amx_int8: false };
 
 const fn gpu(name: &'static str, aliases: &'static [&'static str], peaks: (f64, f64, f64)) -> Builtin {
     Builtin { name, aliases, kind: TargetKind::Gpu, peaks, threads: 1, launch: 1.3e-6, isa: NO_ISA }
@@ -111,7 +114,7 @@ const BUILTINS: &[Builtin] = &[
         peaks: (24e9, 400e9, 36e9),
         threads: 2,
         launch: 0.3e-6,
-        isa: Isa { avx2: true, avx512: true, vnni: true },
+        isa: Isa { avx2: true, avx512: true, vnni: true, amx_int8: false },
     },
     Builtin {
         name: "cpu-avx2",
@@ -120,7 +123,7 @@ const BUILTINS: &[Builtin] = &[
         peaks: (24e9, 250e9, 30e9),
         threads: 2,
         launch: 0.3e-6,
-        isa: Isa { avx2: true, avx512: false, vnni: false },
+        isa: Isa { avx2: true, avx512: false, vnni: false, amx_int8: false },
     },
     // A fixed machine of round numbers: plans in tests do not change with the host.
     Builtin {
@@ -130,7 +133,7 @@ const BUILTINS: &[Builtin] = &[
         peaks: (16e9, 200e9, 20e9),
         threads: 2,
         launch: 1e-6,
-        isa: Isa { avx2: true, avx512: true, vnni: true },
+        isa: Isa { avx2: true, avx512: true, vnni: true, amx_int8: false },
     },
 ];
 

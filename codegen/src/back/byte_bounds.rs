@@ -34,6 +34,7 @@ fn walk(body: &[Stmt], f: &mut impl FnMut(Reg, &Op)) {
                 walk(otherwise, f);
             }
             Stmt::Store(..) | Stmt::StoreStrided(..) | Stmt::StoreScalar(..) | Stmt::Prefetch(_) => {}
+            Stmt::TileZero(_) | Stmt::TileLoad(..) | Stmt::TileStore(..) | Stmt::TileDot { .. } => {}
         }
     }
 }

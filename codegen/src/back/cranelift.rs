@@ -3,9 +3,10 @@
 //! The tier that needs nothing installed. Cranelift has 128-bit vectors only, so that a register of 16 lanes is four
 //! values, quarter by quarter ([`super::cranelift_ops`]). Its code keeps constants beside itself and calls nothing, which
 //! is asserted: a function with a relocation is an error. Prefetches are left out, there is no instruction for them.
+//! Tiles are memory ([`super::tiles`]).
 //! The same kernels give the same bytes on any machine. AVX-512 is not used, whatever the instruction set says.
 
-use super::{Backend, Error, byte_bounds, cranelift_ops};
+use super::{Backend, Error, byte_bounds, cranelift_ops, tiles};
 use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -91,6 +92,8 @@ fn function(
     frontend: &mut FunctionBuilderContext,
     listing: bool,
 ) -> Result<Context, Error> {
+    let expanded = tiles::expand(kernel);
+    let kernel = expanded.as_ref().unwrap_or(kernel);
     let mut signature = Signature::new(CallConv::SystemV);
     signature.params.extend([AbiParam::new(types::I64); 3]);
     let mut function = Function::with_name_signature(UserFuncName::user(0, 0), signature);
@@ -235,6 +238,9 @@ impl<'a> Translate<'a> {
             }
             Stmt::StoreScalar(mem, addr, reg) => cranelift_ops::store_scalar(self, *mem, *addr, *reg),
             Stmt::Prefetch(_) => {}
+            Stmt::TileZero(_) | Stmt::TileLoad(..) | Stmt::TileStore(..) | Stmt::TileDot { .. } => {
+                unreachable!("tiles::expand replaced them")
+            }
             Stmt::For { var, lo, hi, step, body } => {
                 let (lo, hi) = (self.scalar(*lo), self.scalar(*hi));
                 let step = self.builder.ins().iconst(types::I64, *step);

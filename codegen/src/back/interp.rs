@@ -5,7 +5,8 @@
 //! checked: an access outside a buffer is an error that names buffer and offset. What this does not do: threads, speed.
 
 use half::f16;
-use ir::kernel::{Addr, Base, Bin, Cmp, Kernel, LANES, Mem, Op, ParamKind, Reg, ScalarMem, Shift, Split, Stmt, Un};
+use ir::kernel::{Addr, Base, Bin, Bytes, Cmp, Kernel, LANES, Mem, Op, ParamKind, Reg, ScalarMem, Shift, Split, Stmt};
+use ir::kernel::{TILE_ROWS, TILES, Tile, Un};
 use ir::kernel_check;
 use std::fmt::{self, Display, Formatter};
 
@@ -69,7 +70,8 @@ pub fn run(kernel: &Kernel, args: &mut [Value], team: i64) -> Result<(), Fault> 
     for tid in 0..team {
         // Locals start as 0xFF bytes: a kernel that reads what it never wrote sees NaN and -1.
         let locals = kernel.locals.iter().map(|l| vec![0xFF; l.bytes as usize]).collect();
-        let mut thread = Thread { kernel, args, locals, regs: vec![Val::I64(0); kernel.regs.len()], tid, team };
+        let (regs, tiles) = (vec![Val::I64(0); kernel.regs.len()], vec![[[0; 64]; TILE_ROWS]; TILES]);
+        let mut thread = Thread { kernel, args, locals, regs, tiles, tid, team };
         thread.block(&kernel.body)?;
     }
     Ok(())
@@ -108,6 +110,7 @@ struct Thread<'a> {
     args: &'a mut [Value],
     locals: Vec<Vec<u8>>,
     regs: Vec<Val>,
+    tiles: Vec<[[u8; 64]; TILE_ROWS]>,
     tid: i64,
     team: i64,
 }
@@ -190,6 +193,21 @@ impl Thread<'_> {
                 self.memory(*addr, 0, n)?.copy_from_slice(&scalar_bytes(*mem, value)[..n]);
             }
             Stmt::Prefetch(_) => {}
+            Stmt::TileZero(tile) => self.tiles[usize::from(tile.0)] = [[0; 64]; TILE_ROWS],
+            Stmt::TileLoad(tile, addr, stride) => {
+                for row in 0..TILE_ROWS {
+                    let bytes = self.memory(*addr, row_offset(*stride, row)?, 64)?;
+                    let bytes = (&*bytes).try_into().expect("memory() returns as many bytes as asked");
+                    self.tiles[usize::from(tile.0)][row] = bytes;
+                }
+            }
+            Stmt::TileStore(addr, stride, tile) => {
+                for row in 0..TILE_ROWS {
+                    let bytes = self.tiles[usize::from(tile.0)][row];
+                    self.memory(*addr, row_offset(*stride, row)?, 64)?.copy_from_slice(&bytes);
+                }
+            }
+            Stmt::TileDot { acc, a, b } => self.tile_dot(*acc, *a, *b),
             Stmt::For { var, lo, hi, step, body } => self.range(*var, self.i64(*lo), self.i64(*hi), *step, body)?,
             Stmt::ParFor { var, n, split, body } => {
                 let n = self.i64(*n);
@@ -209,6 +227,18 @@ impl Thread<'_> {
             }
         }
         Ok(())
+    }
+
+    fn tile_dot(&mut self, acc: Tile, a: (Tile, Bytes), b: (Tile, Bytes)) {
+        let value = |byte: u8, how| if how == Bytes::Signed { i32::from(byte as i8) } else { i32::from(byte) };
+        let [left, right] = [a.0, b.0].map(|tile| self.tiles[usize::from(tile.0)]);
+        for (m, sums) in self.tiles[usize::from(acc.0)].iter_mut().enumerate() {
+            for (n, sum) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let products = (0..64).map(|f| value(left[m][f], a.1) * value(right[f / 4][4 * n + f % 4], b.1));
+                // At most 64 products below 2¹⁶: their own sum does not wrap.
+                *sum = i32::from_le_bytes(*sum).wrapping_add(products.sum()).to_le_bytes();
+            }
+        }
     }
 
     fn range(&mut self, var: Reg, lo: i64, hi: i64, step: i64, body: &[Stmt]) -> Result<(), Fault> {
@@ -232,9 +262,7 @@ impl Thread<'_> {
                 (Mem::I32 | Mem::U8 | Mem::I8, Val::VI32(v)) => v[lane].to_le_bytes(),
                 _ => ill_typed(),
             };
-            let extra = stride.checked_mul(lane as i64);
-            let extra = extra.ok_or_else(|| Fault::Arithmetic(format!("stride {stride} of lane {lane}")))?;
-            self.memory(addr, extra, n)?.copy_from_slice(&bytes[..n]);
+            self.memory(addr, row_offset(stride, lane)?, n)?.copy_from_slice(&bytes[..n]);
         }
         Ok(())
     }
@@ -339,6 +367,11 @@ impl<const N: usize> MapLanes<N> for [[u8; N]] {
     fn map_lanes<T>(&self, f: impl Fn([u8; N]) -> T) -> [T; LANES] {
         std::array::from_fn(|lane| f(self[lane]))
     }
+}
+
+/// Distance of a lane or row from the first.
+fn row_offset(stride: i64, row: usize) -> Result<i64, Fault> {
+    stride.checked_mul(row as i64).ok_or_else(|| Fault::Arithmetic(format!("stride {stride}, {row} times")))
 }
 
 fn compare<T: PartialOrd>(cmp: Cmp, a: T, b: T) -> bool {

@@ -3,12 +3,15 @@
 //! Each kernel is two functions: the exported one loads its arguments, the internal one has the body, so that buffers
 //! are `noalias` parameters. Registers assigned once are SSA values, the others stack slots that LLVM promotes. Nothing
 //! is reassociated or contracted (no fast-math flags; `llvm.fma`, never `fmuladd`), and loops carry metadata that keeps
-//! LLVM from unrolling or vectorising what a kernel has laid out. The text names no host and needs no LLVM to make.
+//! LLVM from unrolling or vectorising what a kernel has laid out. Tiles are those of AMX by their numbers, configured
+//! where a kernel that uses them begins and released where it ends; without AMX they are memory ([`super::tiles`]). The text names no host and needs no LLVM to make.
 //! What it does not do: check kernels, or ask whether the machine has the instruction set.
 
 use super::byte_bounds;
 use super::llvm_ops;
-use ir::kernel::{Addr, Base, Kernel, LANES, Mem, Op, ParamKind, Reg, ScalarMem, Split, Stmt, Ty};
+use super::tiles;
+use ir::kernel::uses_tiles;
+use ir::kernel::{Addr, Base, Bytes, Kernel, LANES, Mem, Op, ParamKind, Reg, ScalarMem, Split, Stmt, Tile, Ty};
 use ir::target::Isa;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,10 +22,11 @@ pub const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// CPU name and feature string for an instruction set; `Isa::avx2` is taken for granted.
 #[must_use]
 pub fn cpu(isa: Isa) -> (&'static str, &'static str) {
-    match (isa.avx512, isa.vnni) {
-        (false, _) => ("x86-64-v3", ""),
-        (true, false) => ("x86-64-v4", ""),
-        (true, true) => ("x86-64-v4", "+avx512vnni"),
+    match (isa.avx512, isa.vnni, isa.amx_int8) {
+        (false, ..) => ("x86-64-v3", ""),
+        (true, false, _) => ("x86-64-v4", ""),
+        (true, true, false) => ("x86-64-v4", "+avx512vnni"),
+        (true, true, true) => ("x86-64-v4", "+avx512vnni,+amx-tile,+amx-int8"),
     }
 }
 
@@ -31,8 +35,13 @@ pub fn cpu(isa: Isa) -> (&'static str, &'static str) {
 pub fn emit_text(kernels: &[Kernel], isa: Isa) -> String {
     let mut module = Module { text: String::new(), declarations: BTreeSet::new(), loops: 0 };
     let _ = writeln!(module.text, "target triple = \"{TRIPLE}\"\n");
+    if isa.amx_int8 && kernels.iter().any(|kernel| uses_tiles(&kernel.body)) {
+        let shape: String = tiles::configuration().iter().map(|byte| format!("\\{byte:02X}")).collect();
+        let _ = writeln!(module.text, "@tiles = private unnamed_addr constant [64 x i8] c\"{shape}\", align 64\n");
+    }
     for kernel in kernels {
-        Function::new(kernel, isa, &mut module).emit();
+        let expanded = if isa.amx_int8 { None } else { tiles::expand(kernel) };
+        Function::new(expanded.as_ref().unwrap_or(kernel), isa, &mut module).emit();
     }
     module.finish(isa)
 }
@@ -130,7 +139,14 @@ impl<'a> Function<'a> {
                 self.line(&format!("%m{i} = alloca {}, align 64", ty(self.kernel.regs[i])));
             }
         }
+        let tiles = uses_tiles(&self.kernel.body);
+        if tiles {
+            self.tile("ldtilecfg", &[("ptr", "@tiles")]);
+        }
         self.block(&self.kernel.body);
+        if tiles {
+            self.tile("tilerelease", &[]);
+        }
         self.module.text.push_str("  ret void\n}\n\n");
     }
 
@@ -152,6 +168,20 @@ impl<'a> Function<'a> {
         self.module.declarations.insert(format!("{result} @{name}({})", types.join(", ")));
         let arguments: Vec<String> = arguments.iter().map(|(ty, value)| format!("{ty} {value}")).collect();
         self.value(&format!("call {result} @{name}({})", arguments.join(", ")))
+    }
+
+    /// Emits an instruction on tiles, `arguments` with their types.
+    fn tile(&mut self, name: &str, arguments: &[(&str, &str)]) {
+        let types: Vec<&str> = arguments.iter().map(|(ty, _)| *ty).collect();
+        self.module.declarations.insert(format!("void @llvm.x86.{name}({})", types.join(", ")));
+        let arguments: Vec<String> = arguments.iter().map(|(ty, value)| format!("{ty} {value}")).collect();
+        self.line(&format!("call void @llvm.x86.{name}({})", arguments.join(", ")));
+    }
+
+    /// A tile's rows from or to memory.
+    fn tile_rows(&mut self, name: &str, tile: Tile, addr: Addr, stride: i64) {
+        let at = self.addr(addr);
+        self.tile(name, &[("i8", &tile.0.to_string()), ("ptr", &at), ("i64", &stride.to_string())]);
     }
 
     fn label(&mut self, label: &str) {
@@ -258,6 +288,19 @@ impl<'a> Function<'a> {
                 self.module.declarations.insert("void @llvm.prefetch.p0(ptr, i32, i32, i32)".to_owned());
                 // Into the second cache: that way the first cache's few outstanding misses do not bound the stream.
                 self.line(&format!("call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 2, i32 1)"));
+            }
+            Stmt::TileZero(tile) => self.tile("tilezero", &[("i8", &tile.0.to_string())]),
+            Stmt::TileLoad(tile, addr, stride) => self.tile_rows("tileloadd64", *tile, *addr, *stride),
+            Stmt::TileStore(addr, stride, tile) => self.tile_rows("tilestored64", *tile, *addr, *stride),
+            Stmt::TileDot { acc, a, b } => {
+                let name = match (a.1, b.1) {
+                    (Bytes::Signed, Bytes::Signed) => "tdpbssd",
+                    (Bytes::Signed, Bytes::Unsigned) => "tdpbsud",
+                    (Bytes::Unsigned, Bytes::Signed) => "tdpbusd",
+                    (Bytes::Unsigned, Bytes::Unsigned) => "tdpbuud",
+                };
+                let [acc, a, b] = [acc, &a.0, &b.0].map(|tile| tile.0.to_string());
+                self.tile(name, &[("i8", &acc), ("i8", &a), ("i8", &b)]);
             }
             Stmt::For { var, lo, hi, step, body } => {
                 let (lo, hi) = (self.get(*lo), self.get(*hi));

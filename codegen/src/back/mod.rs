@@ -15,6 +15,7 @@ mod link;
 mod llvm;
 mod llvm_ops;
 pub mod llvm_text;
+mod tiles;
 
 use ir::code::Code;
 use ir::kernel::Kernel;
@@ -103,7 +104,9 @@ impl Display for Error {
                 write!(f, "this build has no `{}` back end; build with the feature of that name", backend.name())
             }
             Self::NoCode => f.write_str("the interpreter has no machine code"),
-            Self::Isa(isa) if isa.avx2 => write!(f, "{isa:?} is no instruction set: VNNI builds on AVX-512"),
+            Self::Isa(isa) if isa.avx2 => {
+                write!(f, "{isa:?} is no instruction set: VNNI builds on AVX-512, AMX on VNNI")
+            }
             Self::Isa(_) => f.write_str("compiled kernels need AVX2, FMA and F16C (x86-64-v3), which the target lacks"),
             Self::Invalid { kernel, faults } => {
                 write!(f, "kernel `{kernel}` is not well-formed: {}", faults.join("; "))
@@ -165,7 +168,7 @@ pub fn assembly(kernels: &[Kernel], isa: Isa, backend: Backend) -> Result<String
 
 /// Compilers end the process on what they cannot select, so everything is refused here.
 fn check(kernels: &[Kernel], isa: Isa) -> Result<(), Error> {
-    if !isa.avx2 || (isa.vnni && !isa.avx512) {
+    if !isa.avx2 || (isa.vnni && !isa.avx512) || (isa.amx_int8 && !isa.vnni) {
         return Err(Error::Isa(isa));
     }
     for (i, kernel) in kernels.iter().enumerate() {

@@ -191,8 +191,8 @@ fn out_of_bounds_names_the_buffer() {
 fn refuses_what_would_abort() {
     let kernel = each(&[ParamKind::Read], &[Ty::VF32], &[Stmt::Let(Reg(4), Op::Load(Mem::F32, at(0, 1)))]);
     let one = std::slice::from_ref(&kernel);
-    let good = Isa { avx2: true, avx512: false, vnni: false };
-    for isa in [Isa::default(), Isa { vnni: true, ..good }] {
+    let good = Isa { avx2: true, avx512: false, vnni: false, amx_int8: false };
+    for isa in [Isa::default(), Isa { vnni: true, ..good }, Isa { avx512: true, amx_int8: true, ..good }] {
         assert_eq!(codegen::emit(one, isa, Backend::Llvm), Err(Error::Isa(isa)));
     }
     assert_eq!(codegen::emit(one, good, Backend::Interp), Err(Error::NoCode));

@@ -75,7 +75,7 @@ const PARAMS: [(&str, ParamKind, Elem); 13] = [
 
 /// Makes the case that the choices spell.
 pub(crate) fn case(choices: &[u32]) -> Case {
-    let mut make = Make { choices, at: 0, regs: Vec::new(), scope: Vec::new(), depth: 0 };
+    let mut make = Make { choices, at: 0, regs: Vec::new(), scope: Vec::new(), tiles: [false; TILES], depth: 0 };
     let mut body = make.prologue();
     let statements = 2 + choices.len() / 24;
     for _ in 0..statements {
@@ -131,6 +131,8 @@ struct Make<'a> {
     regs: Vec<Ty>,
     /// Registers assigned here; the flag says that they may be assigned again.
     scope: Vec<(Reg, bool)>,
+    /// Tiles assigned here.
+    tiles: [bool; TILES],
     depth: usize,
 }
 
@@ -187,6 +189,9 @@ impl Make<'_> {
     /// Makes the last values of every type visible.
     fn epilogue(&mut self, body: &mut Vec<Stmt>) {
         let at = |base, offset| Addr { base: Base::Param(base), index: None, offset };
+        for tile in (0..TILES as u8).filter(|t| self.tiles[usize::from(*t)]) {
+            body.push(Stmt::TileStore(at(6, 128 * i64::from(tile)), 64, Tile(tile)));
+        }
         for k in 0..4 {
             let (f, i, vf, vi) = (self.any(Ty::F32), self.any(Ty::I64), self.any(Ty::VF32), self.any(Ty::VI32));
             body.push(Stmt::StoreScalar(ScalarMem::F32, at(3, 3000 + 4 * k), f));
@@ -233,8 +238,9 @@ impl Make<'_> {
     }
 
     fn statement(&mut self, body: &mut Vec<Stmt>) {
-        match self.pick(24) {
+        match self.pick(27) {
             0..=3 => self.store(body),
+            24.. => self.tile(body),
             4 if self.depth < 3 => self.loops(body),
             5 if self.depth < 3 => self.branch(body),
             6 if self.depth == 0 => self.parallel(body),
@@ -247,13 +253,14 @@ impl Make<'_> {
     }
 
     fn nested(&mut self, body: &mut Vec<Stmt>) {
-        let outer = self.scope.len();
+        let (outer, tiles) = (self.scope.len(), self.tiles);
         self.depth += 1;
         for _ in 0..1 + self.pick(5) {
             self.statement(body);
         }
         self.depth -= 1;
         self.scope.truncate(outer);
+        self.tiles = tiles;
     }
 
     fn loops(&mut self, body: &mut Vec<Stmt>) {
@@ -273,12 +280,40 @@ impl Make<'_> {
         let (var, split) = (self.fresh(Ty::I64), self.of(&[Split::Blocked, Split::Cyclic]));
         // Nothing may be carried between iterations: what is outside can only be read.
         let before = self.scope.clone();
+        self.tiles = [false; TILES];
         self.scope.iter_mut().for_each(|(_, assignable)| *assignable = false);
         self.scope.push((var, false));
         let mut inner = Vec::new();
         self.nested(&mut inner);
         self.scope = before;
         body.push(Stmt::ParFor { var, n, split, body: inner });
+    }
+
+    /// A statement on tiles: a product of three that are assigned, if there are, else one that assigns or stores.
+    fn tile(&mut self, body: &mut Vec<Stmt>) {
+        let tile = Tile(self.pick(TILES) as u8);
+        let assigned: Vec<u8> = (0..TILES as u8).filter(|t| self.tiles[usize::from(*t)]).collect();
+        let stride = [64, 0, 1, 63, 96, -1][self.pick(6)];
+        let back = if stride < 0 { 128 } else { 0 };
+        match self.pick(6) {
+            0 => body.push(Stmt::TileZero(tile)),
+            1 if !assigned.is_empty() => {
+                let addr = self.addr(body, &[6, 101], 1);
+                let tile = Tile(self.of(&assigned));
+                return body.push(Stmt::TileStore(Addr { offset: addr.offset + back, ..addr }, stride, tile));
+            }
+            2.. if assigned.len() > 2 => {
+                let first = self.pick(assigned.len());
+                let [acc, a, b] = [0, 1, 2].map(|i| Tile(assigned[(first + i) % assigned.len()]));
+                let mut kind = || self.of(&[Bytes::Unsigned, Bytes::Signed]);
+                return body.push(Stmt::TileDot { acc, a: (a, kind()), b: (b, kind()) });
+            }
+            _ => {
+                let addr = self.byte_addr(body);
+                body.push(Stmt::TileLoad(tile, Addr { offset: addr.offset + back, ..addr }, stride));
+            }
+        }
+        self.tiles[usize::from(tile.0)] = true;
     }
 
     fn branch(&mut self, body: &mut Vec<Stmt>) {

@@ -2,9 +2,11 @@
 
 extern crate inferc_codegen as codegen;
 
+mod amx;
 mod edges;
 mod generate;
 mod native;
+mod tiles;
 
 use codegen::Backend;
 use codegen::back::interp::{self, Value};
@@ -23,7 +25,7 @@ pub(crate) enum Elem {
     BF16,
 }
 
-/// Instruction sets that this machine has, each with the back ends that tell it from the others.
+/// Instruction sets that this machine has (tiles: or emulates), each with the back ends that tell it from the others.
 fn tiers() -> Vec<(Backend, Isa)> {
     let v3 = is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("avx2")
@@ -35,11 +37,13 @@ fn tiers() -> Vec<(Backend, Isa)> {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl");
     let vnni = v4 && is_x86_feature_detected!("avx512vnni");
-    let isa = |avx512, vnni| Isa { avx2: true, avx512, vnni };
+    let isa = |avx512, vnni| Isa { avx2: true, avx512, vnni, amx_int8: false };
+    amx::enable();
     let all = [
         (Backend::Llvm, isa(false, false), v3),
         (Backend::Llvm, isa(true, false), v4),
         (Backend::Llvm, isa(true, true), vnni),
+        (Backend::Llvm, Isa { amx_int8: true, ..isa(true, true) }, vnni),
         (Backend::Cranelift, isa(false, false), v3),
     ];
     all.into_iter().filter(|(b, _, here)| *here && b.available()).map(|(b, isa, _)| (b, isa)).collect()
@@ -170,7 +174,7 @@ fn random_kernels_have_everything() {
         load_scalar.f16 load_scalar.f64 load_scalar.i32 load_scalar.i64 load_scalar.u8 lane iota tid store.f32 store.f16 store.bf16 \
         store.i32 store.u8 store.i8 store_strided.f32 store_strided.f16 store_strided.bf16 store_strided.i32 \
         store_strided.u8 store_strided.i8 store_scalar.f32 store_scalar.f16 store_scalar.f64 store_scalar.i32 store_scalar.i64 \
-        store_scalar.u8 prefetch for parfor blocked cyclic if else";
+        store_scalar.u8 tile_zero tile_load tile_store tile_dot.uu tile_dot.us tile_dot.su tile_dot.ss prefetch for parfor blocked cyclic if else";
     let seen: std::collections::BTreeSet<&str> = text.split([' ', '\n']).collect();
     let missing: Vec<&str> = words.split_whitespace().filter(|word| !seen.contains(word)).collect();
     assert!(missing.is_empty(), "never generated: {missing:?}");

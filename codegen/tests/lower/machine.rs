@@ -97,7 +97,7 @@ fn gains(r: &mut Random, n: u32) -> Vec<f32> {
 /// A schedule for tests.
 pub(crate) fn schedule() -> ModelSchedule {
     ModelSchedule {
-        isa: Isa { avx2: true, avx512: true, vnni: true },
+        isa: Isa { avx2: true, avx512: true, vnni: true, amx_int8: false },
         threads: 2,
         row_block: 8,
         attend_rows: 4,
@@ -129,7 +129,7 @@ impl Engine {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
         let vnni = v4 && is_x86_feature_detected!("avx512vnni");
-        let isa = |avx512, vnni| Isa { avx2: true, avx512, vnni };
+        let isa = |avx512, vnni| Isa { avx2: true, avx512, vnni, amx_int8: false };
         let all = [
             (Backend::Cranelift, isa(false, false), v3),
             (Backend::Llvm, isa(false, false), v3),
