@@ -149,6 +149,8 @@ pub(crate) enum IsaArg {
     Avx512,
     /// AVX-512 with VNNI.
     Avx512Vnni,
+    /// AVX-512 with VNNI, and AMX tiles of bytes.
+    AmxInt8,
 }
 
 /// `inferc check`

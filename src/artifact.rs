@@ -96,6 +96,7 @@ pub fn fits(artifact: &Artifact) -> Result<()> {
         ("AVX2, FMA, F16C and BMI2", m.isa.avx2, host.avx2),
         ("AVX-512 (F, BW, DQ, VL)", m.isa.avx512, host.avx512),
         ("AVX512-VNNI", m.isa.vnni, host.vnni),
+        ("AMX-INT8 that processes may use", m.isa.amx_int8, host.amx_int8),
     ] {
         if needed && !have {
             bail!("it was compiled for a CPU with {name}, which this CPU lacks: compile the source again here");

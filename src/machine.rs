@@ -80,6 +80,8 @@ impl Machine {
         if !backend.available() {
             bail!("this build has no {} back end: build inferc with its feature", backend.name());
         }
+        // Cranelift has no tiles: what is planned for them would run as loops.
+        target.isa.amx_int8 &= backend == Backend::Llvm;
         let cache = if wishes.cache { Cache::open().map_err(|why| warnings.push(why)).ok() } else { None };
         Ok(Self { target, threads, backend, cache, numerics: wishes.numerics, forced: wishes.forced, warnings })
     }
@@ -124,7 +126,10 @@ impl Machine {
 #[must_use]
 pub fn within(needed: Isa, have: Isa) -> bool {
     let ok = |n: bool, h: bool| h || !n;
-    ok(needed.avx2, have.avx2) && ok(needed.avx512, have.avx512) && ok(needed.vnni, have.vnni)
+    ok(needed.avx2, have.avx2)
+        && ok(needed.avx512, have.avx512)
+        && ok(needed.vnni, have.vnni)
+        && ok(needed.amx_int8, have.amx_int8)
 }
 
 /// Where this machine's profile is stored.

@@ -16,11 +16,19 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<u8> {
     let host = probe::probe();
     let mut rows: Vec<(&str, bool, String)> = Vec::new();
     rows.push(("cpu", true, format!("{} · {} threads · {:.1} GB available", host.name, host.threads, gb(host.memory))));
-    let features = [("AVX2+FMA+F16C", host.isa.avx2), ("AVX-512", host.isa.avx512), ("VNNI", host.isa.vnni)];
+    let features = [
+        ("AVX2+FMA+F16C", host.isa.avx2),
+        ("AVX-512", host.isa.avx512),
+        ("VNNI", host.isa.vnni),
+        ("AMX-INT8", host.isa.amx_int8),
+    ];
     let list: Vec<_> = features.iter().filter(|f| f.1).map(|f| f.0).collect();
     let remedy =
         if host.isa.avx2 { String::new() } else { "compiled kernels need AVX2, FMA, F16C and BMI2".to_owned() };
     rows.push(("features", host.isa.avx2, format!("{} {remedy}", list.join(", "))));
+    if let Some(why) = probe::tiles_withheld() {
+        rows.push(("tiles", true, why));
+    }
     for backend in [Backend::Llvm, Backend::Cranelift] {
         let text = if backend.available() { backend.version() } else { "not in this build" };
         rows.push((backend.name(), backend.available() || inferc::default_backend() != backend, text.to_owned()));

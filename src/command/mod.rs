@@ -125,7 +125,12 @@ impl Binding {
                 BackendArg::Llvm => Backend::Llvm,
                 BackendArg::Cranelift => Backend::Cranelift,
             }),
-            isa: self.isa.map(|i| Isa { avx2: true, avx512: i != IsaArg::Avx2, vnni: i == IsaArg::Avx512Vnni }),
+            isa: self.isa.map(|level| Isa {
+                avx2: true,
+                avx512: level != IsaArg::Avx2,
+                vnni: matches!(level, IsaArg::Avx512Vnni | IsaArg::AmxInt8),
+                amx_int8: level == IsaArg::AmxInt8,
+            }),
             numerics: match self.numerics {
                 NumericsArg::Int8 => Numerics::Int8,
                 NumericsArg::F32 => Numerics::F32,

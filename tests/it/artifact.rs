@@ -150,16 +150,17 @@ fn the_first_difference_is_named() {
     other.manifest.compiler = "9.9.9".to_owned();
     refused(&other, &["9.9.9"]);
     let host = runtime::device::probe::isa();
-    for (feature, lacking) in [("AVX-512", !host.avx512), ("VNNI", !host.vnni)] {
+    for (feature, lacking) in [("AVX-512", !host.avx512), ("VNNI", !host.vnni), ("AMX-INT8", !host.amx_int8)] {
         if !lacking {
             continue;
         }
         let mut other = whole.clone();
         other.manifest.isa.avx512 |= feature == "AVX-512";
         other.manifest.isa.vnni |= feature == "VNNI";
+        other.manifest.isa.amx_int8 |= feature == "AMX-INT8";
         refused(&other, &[feature, "this CPU lacks"]);
     }
-    if host.avx512 && host.vnni {
+    if host.avx512 && host.vnni && host.amx_int8 {
         eprintln!("skipped: this CPU has every feature that a plan may ask for");
     }
 }

@@ -10,7 +10,7 @@ use ir::schedule::Numerics;
 use ir::target::Isa;
 use serde_json::{Value, json};
 
-const AVX2: Isa = Isa { avx2: true, avx512: false, vnni: false };
+const AVX2: Isa = Isa { avx2: true, avx512: false, vnni: false, amx_int8: false };
 
 fn tokens(source: &str, backend: Backend, isa: Option<Isa>, numerics: Numerics) -> Vec<Value> {
     let dir = project();
@@ -50,6 +50,12 @@ fn options_choose_tier_and_instruction_set() {
     };
     let expected = run(&[]);
     assert_eq!(run(&["--isa", "avx2"]), expected);
+    if runtime::device::probe::isa().amx_int8 {
+        assert_eq!(run(&["--isa", "amx-int8"]), expected);
+    } else {
+        let args = ["run", "one.infer", "--isa", "amx-int8", "--", "--q", "Hello"];
+        inferc(dir.path(), &args).code(2).says(&["--isa asks for CPU features that this CPU lacks", "amx_int8: false"]);
+    }
     for backend in [Backend::Llvm, Backend::Cranelift] {
         if backend.available() {
             assert_eq!(run(&["--backend", backend.name(), "--no-cache"]), expected);

@@ -11,6 +11,7 @@ const CRATES: [&str; 5] = ["ir", "dsl", "optimizer", "codegen", "runtime"];
 
 /// Files that may hold unsafe code: memory maps, machine code, threads on raw buffers.
 const UNSAFE: &[&str] = &[
+    "codegen/tests/backends/amx.rs",
     "codegen/tests/backends/native.rs",
     "codegen/tests/lower/speed.rs",
     "runtime/src/device/cpu.rs",

@@ -3,6 +3,7 @@
 //! * [`Region`]: zeroed anonymous memory that grows as it is touched, on huge pages where the system gives them.
 //! * [`Image`]: machine code of [`ir::code::Code`] in memory that is never writable and executable at once.
 //! * [`Team`]: threads that run lists of [`Launch`]es together, with a barrier after each launch.
+//! * [`tiles`]: whether this process may use AMX tiles, asked for and tried once.
 //!
 //! **Trust.** A launch calls machine code with addresses. Whoever builds a [`Launch`] promises that the code came from
 //! our own back ends through an artifact whose checksum was checked, that one word is given per parameter, and that
@@ -406,6 +407,148 @@ fn restrict(cpus: &[usize]) {
     }
 }
 
+/// Whether kernels of this process may use AMX tiles with products of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tiles {
+    /// The processor has them, the system let this process use them, and a trial gave the right sums.
+    Work,
+    /// The processor has none, or has no products of bytes.
+    Lacking,
+    /// The processor has them, but the system (or the hypervisor) does not keep their state.
+    NotKept,
+    /// The system refused this process the use of them: the number of the error.
+    Refused(i32),
+    /// A trial in a child process ended with another status than 0, as `waitpid` tells it.
+    Failed(i32),
+}
+
+/// Asks the system for the use of tiles and tries them, at the first call; threads started later may use them too.
+///
+/// The trial is a product with a known answer in a child process, so that a processor or hypervisor that promises tiles
+/// and faults on them costs a process and not this one.
+#[must_use]
+pub fn tiles() -> Tiles {
+    static FOUND: std::sync::OnceLock<Tiles> = std::sync::OnceLock::new();
+    *FOUND.get_or_init(find_tiles)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn find_tiles() -> Tiles {
+    Tiles::Lacking
+}
+
+#[cfg(target_arch = "x86_64")]
+fn find_tiles() -> Tiles {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    /// Bits of CPUID leaf 7, EDX: AMX-TILE and AMX-INT8.
+    const CPU: u32 = 1 << 24 | 1 << 25;
+    /// Bits of XCR0: tile configuration and tile data.
+    const STATE: u32 = 1 << 17 | 1 << 18;
+    /// `arch_prctl`: asks for the use of a part of the processor's state, here of tile data.
+    const ARCH_REQ_XCOMP_PERM: i32 = 0x1023;
+    const TILE_DATA: u64 = 18;
+    if __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & CPU != CPU {
+        return Tiles::Lacking;
+    }
+    let mut state = 0_u32;
+    // OSXSAVE: without it there is no XCR0 to read.
+    if __cpuid(1).ecx >> 27 & 1 == 1 {
+        // SAFETY: reads a register, which CPUID says exists.
+        unsafe { std::arch::asm!("xgetbv", in("ecx") 0, out("eax") state, out("edx") _, options(nomem, nostack)) };
+    }
+    if state & STATE != STATE {
+        return Tiles::NotKept;
+    }
+    // SAFETY: changes what this process may use, no memory.
+    if unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) } != 0 {
+        return Tiles::Refused(std::io::Error::last_os_error().raw_os_error().unwrap_or(0));
+    }
+    // SAFETY: CPUID, XCR0 and the system promise that the instructions exist.
+    match in_child(|| unsafe { tile_trial() }) {
+        0 => Tiles::Work,
+        status => Tiles::Failed(status),
+    }
+}
+
+/// Runs `f` in a child process; the status that `waitpid` tells, 0 when `f` returned true, -1 when there was no child.
+///
+/// `f` must not allocate or take locks: other threads of this process may have held them.
+#[cfg(target_arch = "x86_64")]
+fn in_child(f: impl FnOnce() -> bool) -> i32 {
+    // SAFETY: the child calls `f`, which keeps to what may be done after a fork, and system calls, and ends.
+    unsafe {
+        match libc::fork() {
+            -1 => -1,
+            0 => {
+                // A child that dies of the trial is not worth a dump.
+                let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+                libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
+                libc::signal(libc::SIGILL, libc::SIG_DFL);
+                libc::_exit(i32::from(!f()))
+            }
+            child => {
+                let mut status = -1;
+                while libc::waitpid(child, &raw mut status, 0) == -1 {
+                    if std::io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
+                        return -1;
+                    }
+                }
+                status
+            }
+        }
+    }
+}
+
+/// Multiplies a tile of signed by a tile of unsigned bytes onto sums that are there, and compares. Uses no heap.
+///
+/// # Safety
+/// The processor executes tile instructions, and the system lets this process.
+#[cfg(target_arch = "x86_64")]
+unsafe fn tile_trial() -> bool {
+    let mut shape = [0_u8; 64];
+    shape[0] = 1;
+    for tile in 0..8 {
+        (shape[16 + 2 * tile], shape[48 + tile]) = (64, 16);
+    }
+    let mut a = [[0_i8; 64]; 16];
+    let mut b = [[0_u8; 64]; 16];
+    let mut sums = [[0_i32; 16]; 16];
+    for (row, feature) in (0..16).flat_map(|r| (0..64).map(move |f| (r, f))) {
+        a[row][feature] = (row * 37 + feature * 11) as u8 as i8;
+        b[row][feature] = (row * 53 + feature * 7 + 128) as u8;
+        sums[row][feature / 4] = (row * 1000 + feature) as i32 - 9000;
+    }
+    let mut expected = sums;
+    for (row, feature) in (0..16).flat_map(|r| (0..64).map(move |f| (r, f))) {
+        for (column, sum) in expected[row].iter_mut().enumerate() {
+            *sum += i32::from(a[row][feature]) * i32::from(b[feature / 4][4 * column + feature % 4]);
+        }
+    }
+    // SAFETY: the caller promises the instructions; each tile is 1024 bytes of a local array, tmm0 to tmm2 are declared,
+    // and tiles are released before the end.
+    unsafe {
+        std::arch::asm!(
+            "ldtilecfg [{shape}]",
+            "tileloadd tmm0, [{sums} + {step}]",
+            "tileloadd tmm1, [{a} + {step}]",
+            "tileloadd tmm2, [{b} + {step}]",
+            "tdpbsud tmm0, tmm1, tmm2",
+            "tilestored [{sums} + {step}], tmm0",
+            "tilerelease",
+            shape = in(reg) shape.as_ptr(),
+            sums = in(reg) sums.as_mut_ptr(),
+            a = in(reg) a.as_ptr(),
+            b = in(reg) b.as_ptr(),
+            step = in(reg) 64_u64,
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm2") _,
+            options(nostack),
+        );
+    }
+    sums == expected
+}
+
 /// Runs `f` compiled for the widest vectors of this machine, as far as it is inlined; the results are the same bits.
 #[inline(always)]
 pub fn widest<R>(f: impl FnOnce() -> R) -> R {
@@ -455,6 +598,7 @@ pub(super) fn futex_wake(word: &AtomicU32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::amx;
     use std::time::{Duration, Instant};
 
     /// `buf[tid] += 1`, then checks that the launch before was complete: args are the buffer's address and the round.
@@ -481,6 +625,23 @@ mod tests {
         if tid == 1 {
             std::thread::sleep(Duration::from_millis(30));
         }
+    }
+
+    #[test]
+    fn the_trial_of_tiles_is_right_and_a_fault_in_it_stays_in_the_child() {
+        // Here the emulator or the processor does what the trial asks for.
+        let native = amx::enable() == amx::Tiles::Native;
+        // SAFETY: as said.
+        assert!(unsafe { tile_trial() });
+        let (count, configured) = amx::count();
+        assert_eq!((count.products, configured), (u64::from(!native), false));
+        assert_eq!(in_child(|| true), 0);
+        assert_eq!(in_child(|| false) >> 8, 1);
+        // SAFETY: ends the child with the signal of an illegal instruction.
+        let status = in_child(|| unsafe { libc::raise(libc::SIGILL) } == 0);
+        assert_eq!(status & 0x7F, libc::SIGILL);
+        assert_eq!(tiles() == Tiles::Work, native, "{:?}", tiles());
+        assert_eq!(tiles(), tiles());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What this machine offers to us: instruction sets, cores we may use, memory. Reads `/proc` and `/sys`; measures nothing.
 
-use super::cpu::allowed_cpus;
+use super::cpu::{Tiles, allowed_cpus, tiles};
 use ir::target::Isa;
 
 /// A machine as seen from this process.
@@ -39,7 +39,7 @@ pub fn probe() -> Host {
     Host { name, isa: isa(), threads, memory, total_memory }
 }
 
-/// The instruction sets.
+/// The instruction sets. The first call asks the system for the use of AMX tiles, if there are any, and tries them.
 #[must_use]
 pub fn isa() -> Isa {
     #[cfg(target_arch = "x86_64")]
@@ -53,10 +53,27 @@ pub fn isa() -> Isa {
             && std::arch::is_x86_feature_detected!("avx512bw")
             && std::arch::is_x86_feature_detected!("avx512dq")
             && std::arch::is_x86_feature_detected!("avx512vl");
-        Isa { avx2, avx512, vnni: avx512 && std::arch::is_x86_feature_detected!("avx512vnni") }
+        let vnni = avx512 && std::arch::is_x86_feature_detected!("avx512vnni");
+        Isa { avx2, avx512, vnni, amx_int8: vnni && tiles() == Tiles::Work }
     }
     #[cfg(not(target_arch = "x86_64"))]
     Isa::default()
+}
+
+/// Why kernels do not use AMX tiles that the processor has, for people; `None` when they may, or when it has none.
+#[must_use]
+pub fn tiles_withheld() -> Option<String> {
+    match tiles() {
+        Tiles::Work | Tiles::Lacking => None,
+        Tiles::NotKept => Some("AMX is off: the system or the hypervisor does not keep the state of tiles".to_owned()),
+        Tiles::Refused(error) => {
+            let cause = std::io::Error::from_raw_os_error(error);
+            Some(format!("AMX is off: the system refuses the use of tiles ({cause})"))
+        }
+        Tiles::Failed(status) => Some(format!(
+            "AMX is off: a product of tiles in a child process did not come out right (status {status:#x})"
+        )),
+    }
 }
 
 /// The value of `name : value` in a file of such lines.
