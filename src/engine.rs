@@ -4,7 +4,6 @@
 
 use anyhow::{Context as _, Result, anyhow};
 use ir::artifact::Artifact;
-use ir::plan::PrefixMode;
 use ir::rule::TokenRule;
 use ir::strategy::{Binding, Speaker};
 use runtime::chat::{ChatTemplate, Message};
@@ -160,7 +159,7 @@ pub fn load(
             }
         };
         let kv_pages = u32::try_from(plan.kv_pages).unwrap_or(u32::MAX);
-        let options = Options { threads, kv_pages, prefix: PrefixMode::Shared };
+        let options = Options { threads, kv_pages };
         let mut model = LocalModel::new(loaded, &options).with_context(|| format!("model `{}`", plan.role))?;
         model.set_cancel(cancel.clone());
         codecs.insert(plan.role.clone(), codec.clone());

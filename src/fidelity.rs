@@ -22,7 +22,7 @@ pub type Way = (KvFormat, Attention);
 /// What everything is compared with.
 pub const EXACT: Way = (KvFormat::F16, Attention::Dense);
 
-/// Repetitions of the filler between two looks for where the pass key goes.
+/// What a pass key is hidden in: repeated until the context has its length.
 const FILLER: &str = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n";
 /// Digits of a pass key.
 const DIGITS: usize = 5;

@@ -225,7 +225,7 @@ pub(crate) fn start(
     let code = crate::machine_code(&program.kernels, machine.target.isa, machine.backend, machine.cache.as_ref())?;
     let loaded = Loaded::load(gguf, &model, &program, &code, threads as usize)?;
     let kv_pages = u32::try_from(plan.kv_pages.max(pages)).unwrap_or(u32::MAX);
-    let options = Options { threads: threads as usize, kv_pages, prefix: PrefixMode::Shared };
+    let options = Options { threads: threads as usize, kv_pages };
     Ok((LocalModel::new(loaded, &options)?, plan))
 }
 

@@ -38,11 +38,11 @@ impl Row {
 /// Rows of a run, by site: prompts, decode steps, scores.
 #[must_use]
 pub fn rows(plan: &Plan, target: &Target, metrics: &Metrics) -> Vec<Row> {
-    let roles = site_roles(plan);
+    let facts = site_facts(plan);
     let mut out = Vec::new();
     for (site, m) in metrics.sites.iter().enumerate() {
         let site = u32::try_from(site).unwrap_or(u32::MAX);
-        let (role, times) = roles.get(site as usize).copied().unwrap_or((None, 1.0));
+        let (role, times) = facts.get(site as usize).copied().unwrap_or((None, 1.0));
         let Some(model) = role.and_then(|r| plan.models.get(r)).and_then(Option::as_ref) else {
             if m.scores > 0 {
                 // Of a run as planned; here for as many verdicts as there were.
@@ -88,15 +88,15 @@ pub fn rows(plan: &Plan, target: &Target, metrics: &Metrics) -> Vec<Row> {
 }
 
 /// Role of each site and how often the plan expects it to run.
-fn site_roles(plan: &Plan) -> Vec<(Option<usize>, f64)> {
+fn site_facts(plan: &Plan) -> Vec<(Option<usize>, f64)> {
     let facts = optimizer::facts::of(&plan.strategy, &std::collections::BTreeMap::new());
-    let mut roles = vec![(None, 1.0); plan.strategy.sites as usize];
+    let mut known = vec![(None, 1.0); plan.strategy.sites as usize];
     for site in &facts.sites {
-        if let Some(slot) = roles.get_mut(site.id as usize) {
+        if let Some(slot) = known.get_mut(site.id as usize) {
             *slot = (site.role.map(|r| r as usize), site.times);
         }
     }
-    roles
+    known
 }
 
 /// Totals of a run.

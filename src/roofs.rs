@@ -71,14 +71,14 @@ pub fn measure(threads: u32, isa: Isa, backend: Backend, cache: Option<&Cache>, 
     let image = Image::load(&crate::machine_code(&kernels, isa, backend, cache)?)?;
     let mut team = Team::new(threads as usize)?;
     let mut out = Region::new(64 * threads as usize)?;
-    let mut best = |prefix: Arithmetic| -> Result<f64> {
-        let operands = operands(prefix)?;
+    let mut best = |what: Arithmetic| -> Result<f64> {
+        let operands = operands(what)?;
         let mut rate = 0.0_f64;
         for (read, kept) in SHAPES {
-            let function = image.function(&prefix.name(read, kept))?;
+            let function = image.function(&what.name(read, kept))?;
             let seconds = products(&mut team, &function, &operands, &mut out, threads)?;
             #[allow(clippy::cast_precision_loss, reason = "small counts")]
-            let macs = (read * kept) as f64 * (STEPS * prefix.macs()) as f64 * f64::from(threads);
+            let macs = (read * kept) as f64 * (STEPS * what.macs()) as f64 * f64::from(threads);
             rate = rate.max(macs / seconds);
         }
         Ok(rate)

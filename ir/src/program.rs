@@ -12,7 +12,7 @@
 //! (first partial) or exactly one chunk (the others), so the fold is the same however work is cut: results are the same
 //! bits for any batch, any sharing and any number of threads.
 //!
-//! **Attention to a part of the pages.** In layers from [`Program::dense_layers`] on, launches read [`Buf::PartStep`],
+//! **Attention to a part of the pages.** In layers from [`Attention::dense_layers`] on, launches read [`Buf::PartStep`],
 //! [`Buf::PartRows`] and [`Buf::PartItems`] in place of their namesakes. There, a decoded row with more pages than the
 //! budget is a row over the pages of a *list* behind the sequences' tables in [`Buf::Tables`]: positions are counted along
 //! the list, its limit is the list's, and everything else (chunks, fold, partials) is as above. The runtime writes the
@@ -267,12 +267,4 @@ pub struct Program {
     pub max_rows: u32,
     /// Rows of one step that may want logits.
     pub max_head_rows: u32,
-}
-
-impl Program {
-    /// Layers that attend to all pages; the others read the tables of [`Buf::PartRows`] and its like.
-    #[must_use]
-    pub fn dense_layers(&self) -> u32 {
-        self.attention.dense_layers()
-    }
 }

@@ -146,7 +146,8 @@ impl std::fmt::Display for Attention {
                 pages.saturating_sub(sinks.saturating_add(*window))
             ),
             Self::Window { sinks, window, dense_layers } => {
-                write!(f, "window:{} ({sinks} first, {window} last, {dense_layers} dense layers)", sinks + window)
+                let pages = sinks.saturating_add(*window);
+                write!(f, "window:{pages} ({sinks} first, {window} last, {dense_layers} dense layers)")
             }
         }
     }
@@ -180,4 +181,16 @@ pub struct ModelSchedule {
     pub kv: KvFormat,
     /// Which pages decoded tokens attend to.
     pub attention: Attention,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absurd_attention_has_words() {
+        let text = Attention::Window { sinks: 2, window: u32::MAX, dense_layers: 0 }.to_string();
+        assert_eq!(text, "window:4294967295 (2 first, 4294967295 last, 0 dense layers)");
+        assert_eq!(Attention::window(16).to_string(), "window:16 (1 first, 15 last, 2 dense layers)");
+    }
 }

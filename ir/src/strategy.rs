@@ -400,8 +400,7 @@ pub enum Prim {
 
 impl Prim {
     /// Whether it calls a function for elements of a list.
-    #[must_use]
-    pub fn calls(&self) -> bool {
+    fn calls(&self) -> bool {
         use Prim::{Agree, All, Any, Best, Filter, Map, Prune, SemanticEntropy, Top, Vote};
         matches!(self, Best | Top | Prune | Vote | Agree | SemanticEntropy | All | Any | Map | Filter)
     }

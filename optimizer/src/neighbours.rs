@@ -118,14 +118,15 @@ fn site_changes(now: &SitePlan, kind: &Kind) -> Vec<(String, SitePlan)> {
                 let cut = |parts: u32| -> Vec<u32> {
                     (0..parts).map(|i| n * (i + 1) / parts - n * i / parts).filter(|w| *w > 0).collect()
                 };
-                for parts in [1, 2, 4] {
-                    let cut = if parts == 1 { Vec::new() } else { cut(parts) };
-                    let one = waves.len() <= 1 && cut.len() <= 1;
-                    if !one && cut != *waves && cut.len() != 1 {
-                        let name = if cut.is_empty() { "one wave".to_owned() } else { format!("waves of {cut:?}") };
-                        let bucket = cut.iter().copied().max().unwrap_or(*n);
-                        all.push((name, with(cut, *prefix, bucket)));
-                    }
+                let mut cuts = vec![Vec::new(), cut(2), cut(4)];
+                // Two samples are the same waves in two parts and in four.
+                cuts.dedup();
+                // One wave may be written or left out.
+                let current: &[u32] = if waves.len() <= 1 { &[] } else { waves };
+                for cut in cuts.into_iter().filter(|cut| cut != current) {
+                    let name = if cut.is_empty() { "one wave".to_owned() } else { format!("waves of {cut:?}") };
+                    let bucket = cut.iter().copied().max().unwrap_or(*n);
+                    all.push((name, with(cut, *prefix, bucket)));
                 }
             }
         }
@@ -142,4 +143,30 @@ fn site_changes(now: &SitePlan, kind: &Kind) -> Vec<(String, SitePlan)> {
         _ => {}
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waves_are_cut_otherwise_and_once() {
+        let cuts = |n: u32, waves: &[u32]| -> Vec<Vec<u32>> {
+            let prefix = PrefixMode::Shared;
+            let now = SitePlan::Generate { waves: waves.to_vec(), prefix, bucket: n, prefill_chunk: 512 };
+            let kind = Kind::Generate { n, live: f64::from(n), max: 64.0, stops: false, branches: false };
+            let of = |how| match how {
+                SitePlan::Generate { waves, prefix: PrefixMode::Shared, .. } => Some(waves),
+                _ => None,
+            };
+            site_changes(&now, &kind).into_iter().filter_map(|(_, how)| of(how)).collect()
+        };
+        let none: [Vec<u32>; 0] = [];
+        assert_eq!(cuts(1, &[]), none);
+        assert_eq!(cuts(2, &[]), [[1, 1]]);
+        assert_eq!(cuts(2, &[1, 1]), [[]; 1]);
+        assert_eq!(cuts(3, &[3]), [vec![1, 2], vec![1, 1, 1]]);
+        assert_eq!(cuts(8, &[4, 4]), [vec![], vec![2, 2, 2, 2]]);
+        assert_eq!(cuts(8, &[6, 2]), [vec![], vec![4, 4], vec![2, 2, 2, 2]]);
+    }
 }

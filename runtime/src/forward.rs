@@ -177,8 +177,6 @@ pub struct Options {
     pub threads: usize,
     /// KV pages; their memory is taken as it is used.
     pub kv_pages: u32,
-    /// Where the keys of a shared prompt are.
-    pub prefix: PrefixMode,
 }
 
 /// Where the time went; seconds since the model was made.
@@ -285,7 +283,7 @@ impl LocalModel {
             max_rows,
         };
         let pool = Pool::new(options.kv_pages);
-        let (work, metrics, prefix) = (Work::default(), Metrics::default(), options.prefix);
+        let (work, metrics, prefix) = (Work::default(), Metrics::default(), PrefixMode::Shared);
         let (cancel, profile, rope_ready) = (None, None, 0);
         Ok(Self {
             loaded,
@@ -308,7 +306,8 @@ impl LocalModel {
         })
     }
 
-    /// How forks and steps treat shared prompts from now on. The results are the same bits in every mode.
+    /// How forks and steps treat shared prompts from now on; at first they are shared. The results are the same bits in
+    /// every mode.
     pub fn set_prefix_mode(&mut self, mode: PrefixMode) {
         self.prefix = mode;
     }
@@ -380,7 +379,9 @@ impl LocalModel {
         self.buffers.get_mut(&buf).expect("every buffer was made")
     }
 
-    /// Makes room for all tokens and runs them; on failure no sequence is changed.
+    /// Makes room for all tokens and runs them. On failure every sequence is as long as before; its keys are the same too,
+    /// unless changes of pages themselves failed (the team was lost): then what a last page held that was shared may be
+    /// missing from the copies that were being made of it.
     fn advance(&mut self, appends: &[Append<'_>], out: &mut Out<'_>) -> Result<()> {
         self.check_appends(appends)?;
         let start = Instant::now();
@@ -415,9 +416,9 @@ impl LocalModel {
             // Nothing of a batch depends on the rest of it, so it may be cut anywhere.
             for part in batch.chunks(self.info.max_rows) {
                 let table = self.buffer(Buf::Edits).i64s_mut();
-                for (to, change) in table.chunks_exact_mut(EDIT_WORDS).zip(part) {
-                    let pages = [change.from, change.to].map(|page| shape.number(page) as i64);
-                    to.copy_from_slice(&[pages[0], pages[1], change.slots as i64, 0]);
+                for (to, edit) in table.chunks_exact_mut(EDIT_WORDS).zip(part) {
+                    let pages = [edit.from, edit.to].map(|page| shape.number(page) as i64);
+                    to.copy_from_slice(&[pages[0], pages[1], edit.slots as i64, 0]);
                 }
                 self.buffer(Buf::Step).i64s_mut()[5] = part.len() as i64;
                 launch(&mut self.team, &self.fork, &self.loaded.program.fork, self.profile.as_mut())?;
@@ -681,6 +682,7 @@ impl LanguageModel for LocalModel {
         if outcome.is_err() {
             self.pool.free(copy);
         }
+        self.renew_team(&outcome)?;
         outcome.map(|()| copy)
     }
 
@@ -729,8 +731,6 @@ impl LanguageModel for LocalModel {
     }
 
     fn kv_bytes(&self) -> u64 {
-        let pages = self.pool.used() as u64;
-        let program = &self.loaded.program;
-        pages * (2 * program.page_bytes + program.summary_bytes) * u64::from(self.loaded.model.layers)
+        self.pool.used() as u64 * self.store.shape().bytes() as u64
     }
 }

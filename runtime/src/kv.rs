@@ -14,68 +14,43 @@ use ir::program::{GROUP, PAGE, head_blocks};
 use ir::schedule::KvFormat;
 use std::collections::{HashMap, HashSet};
 
-/// A change of memory that must happen, in order, before the step that it was made for.
+/// A change of one page that must happen, in order, before the step that it was made for: the first slots become those of
+/// a page, or stay as they are (`from` is `to`), and the slots behind them become zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edit {
-    /// All slots of a page become zero.
-    Zero(u32),
-    /// A page becomes a copy of another.
-    Copy {
-        /// The page to read.
-        from: u32,
-        /// The page to write.
-        to: u32,
-    },
-    /// The slots from `slot` on become zero.
-    Clear {
-        /// The page.
-        page: u32,
-        /// First slot to clear.
-        slot: usize,
-    },
-}
-
-/// A change of one page, as kernels make it: slots of a page, or of the page itself, and zeros behind them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct Edit {
     /// The page to read.
     pub from: u32,
     /// The page to write.
     pub to: u32,
-    /// Slots to copy.
+    /// Slots to copy or keep.
     pub slots: usize,
 }
 
-/// Edits as lists of changes. Within a list no change writes what another one reads or writes; lists follow each other.
+/// Edits as lists. Within a list no edit writes what another one reads or writes; lists follow each other.
 #[must_use]
-pub fn batches(edits: &[Edit]) -> Vec<Vec<Change>> {
+pub fn batches(edits: &[Edit]) -> Vec<Vec<Edit>> {
     let mut lists = Vec::new();
-    let mut list: Vec<Change> = Vec::new();
-    // Which change of the list writes a page, and which pages are read by the writer of another one.
+    let mut list: Vec<Edit> = Vec::new();
+    // Which edit of the list writes a page, and which pages are read by the writer of another one.
     let (mut writers, mut read) = (HashMap::new(), HashSet::new());
     for edit in edits {
-        let change = match *edit {
-            Edit::Zero(page) => Change { from: page, to: page, slots: 0 },
-            Edit::Copy { from, to } => Change { from, to, slots: PAGE },
-            Edit::Clear { page, slot } => Change { from: page, to: page, slots: slot },
-        };
-        let own = change.from == change.to;
-        if let Some(&writer) = writers.get(&change.to).filter(|_| own) {
-            let before: &mut Change = &mut list[writer];
-            before.slots = before.slots.min(change.slots);
+        let own = edit.from == edit.to;
+        if let Some(&writer) = writers.get(&edit.to).filter(|_| own) {
+            let before: &mut Edit = &mut list[writer];
+            before.slots = before.slots.min(edit.slots);
             continue;
         }
-        let clash = read.contains(&change.to) || writers.contains_key(&change.to) || writers.contains_key(&change.from);
+        let clash = read.contains(&edit.to) || writers.contains_key(&edit.to) || writers.contains_key(&edit.from);
         if clash {
             lists.push(std::mem::take(&mut list));
             writers.clear();
             read.clear();
         }
-        writers.insert(change.to, list.len());
+        writers.insert(edit.to, list.len());
         if !own {
-            read.insert(change.from);
+            read.insert(edit.from);
         }
-        list.push(change);
+        list.push(*edit);
     }
     if !list.is_empty() {
         lists.push(list);
@@ -192,7 +167,7 @@ impl Pool {
         for from in source.pages {
             let to = self.take();
             self.high[to as usize] = self.high[from as usize];
-            edits.push(Edit::Copy { from, to });
+            edits.push(Edit { from, to, slots: PAGE });
             pages.push(to);
         }
         self.insert(Sequence { pages, len: source.len })
@@ -259,12 +234,12 @@ impl Pool {
                     let to = self.take();
                     self.refs[page as usize] -= 1;
                     self.high[to as usize] = self.high[page as usize];
-                    edits.push(Edit::Copy { from: page, to });
+                    edits.push(Edit { from: page, to, slots: PAGE });
                     *sequence.pages.last_mut().expect("it has a last page") = to;
                     page = to;
                 }
                 if usize::from(self.high[page as usize]) > used {
-                    edits.push(Edit::Clear { page, slot: used });
+                    edits.push(Edit { from: page, to: page, slots: used });
                 }
             }
             let first = sequence.len;
@@ -272,7 +247,7 @@ impl Pool {
             while sequence.pages.len() < sequence.len.div_ceil(PAGE) {
                 let page = self.take();
                 if std::mem::take(&mut self.high[page as usize]) > 0 {
-                    edits.push(Edit::Zero(page));
+                    edits.push(Edit { from: page, to: page, slots: 0 });
                 }
                 sequence.pages.push(page);
             }
@@ -389,7 +364,7 @@ impl PageShape {
 /// Blocks of 16 tokens' keys or values of one head lie as `[group][layer][head][keys, values][page of the group]`, 16 pages
 /// a group: memory in use is dense whatever the size of the pool, and a head's keys on pages that follow each other are
 /// one run. Behind a head's values lie the summaries of its pages, where there are any. Kernels find them by
-/// [`Store::number`], as [`ir::program::Buf::Keys`] and [`ir::program::Arg::Summary`] say.
+/// [`PageShape::number`], as [`ir::program::Buf::Keys`] and [`ir::program::Arg::Summary`] say.
 #[derive(Debug)]
 pub struct Store {
     shape: PageShape,
@@ -409,12 +384,6 @@ impl Store {
         };
         let bytes = blocks.saturating_mul(shape.block_bytes());
         Ok(Self { shape, region: Region::new(bytes)? })
-    }
-
-    /// The number by which kernels know a page.
-    #[must_use]
-    pub fn number(&self, page: u32) -> usize {
-        self.shape.number(page)
     }
 
     /// How pages lie in memory.
@@ -476,19 +445,17 @@ mod tests {
             (!self.truth.is_empty()).then(|| i % self.truth.len())
         }
 
-        /// In order, and as kernels do it: all changes of a list read what was there before any of them wrote.
+        /// In order, and as kernels do it: all edits of a list read what was there before any of them wrote.
         fn apply(&mut self, edits: &[Edit]) {
             let mut ordered = self.slots.clone();
-            for edit in edits {
-                match *edit {
-                    Edit::Zero(p) => ordered[p as usize] = [0; PAGE],
-                    Edit::Copy { from, to } => ordered[to as usize] = ordered[from as usize],
-                    Edit::Clear { page, slot } => ordered[page as usize][slot..].fill(0),
-                }
+            for Edit { from, to, slots } in edits {
+                let mut page = ordered[*from as usize];
+                page[*slots..].fill(0);
+                ordered[*to as usize] = page;
             }
             for list in batches(edits) {
                 let before = self.slots.clone();
-                for Change { from, to, slots } in list {
+                for Edit { from, to, slots } in list {
                     let mut page = before[from as usize];
                     page[slots..].fill(0);
                     self.slots[to as usize] = page;
@@ -609,18 +576,18 @@ mod tests {
     #[test]
     fn lists_hold_no_conflicts() {
         // The last owner of a page clears it in place after others copied it.
+        let edit = |from, to, slots| Edit { from, to, slots };
         let edits = [
-            Edit::Copy { from: 1, to: 5 },
-            Edit::Clear { page: 5, slot: 9 },
-            Edit::Copy { from: 1, to: 6 },
-            Edit::Zero(7),
-            Edit::Clear { page: 1, slot: 4 },
-            Edit::Clear { page: 2, slot: 3 },
-            Edit::Copy { from: 2, to: 8 },
+            edit(1, 5, PAGE),
+            edit(5, 5, 9),
+            edit(1, 6, PAGE),
+            edit(7, 7, 0),
+            edit(1, 1, 4),
+            edit(2, 2, 3),
+            edit(2, 8, PAGE),
         ];
-        let change = |from, to, slots| Change { from, to, slots };
-        let first = vec![change(1, 5, 9), change(1, 6, PAGE), change(7, 7, 0)];
-        assert_eq!(batches(&edits), [first, vec![change(1, 1, 4), change(2, 2, 3)], vec![change(2, 8, PAGE)]]);
+        let first = vec![edit(1, 5, 9), edit(1, 6, PAGE), edit(7, 7, 0)];
+        assert_eq!(batches(&edits), [first, vec![edit(1, 1, 4), edit(2, 2, 3)], vec![edit(2, 8, PAGE)]]);
         assert!(batches(&[]).is_empty());
     }
 
@@ -637,8 +604,8 @@ mod tests {
             let block = shape.block_bytes();
             let mut ranges = Vec::new();
             for page in 0..20 {
-                let (number, in_group) = (store.number(page), page as usize % GROUP);
-                assert_eq!((number % GROUP, number - in_group), (in_group, store.number(page / 16 * 16)));
+                let (number, in_group) = (shape.number(page), page as usize % GROUP);
+                assert_eq!((number % GROUP, number - in_group), (in_group, shape.number(page / 16 * 16)));
                 for (layer, head) in (0..6).map(|i| (i / 3, i % 3)) {
                     let at = |base: u64, number: usize| {
                         (base - store.address(0, false)) as usize + (number + head * shape.head_blocks()) * block

@@ -278,11 +278,11 @@ pub enum Verifier {
     /// The answer matches the pattern somewhere.
     Regex(Arc<str>),
     /// A host program: words of its command line, and further arguments it gets as JSON.
-    Command(Vec<Arc<str>>, Vec<Value>),
+    Command(Vec<String>, Vec<Value>),
     /// All must pass.
     All(Vec<Value>),
     /// A host program that answers line by line: words of its command line, and further arguments it gets as JSON.
-    Lines(Vec<Arc<str>>, Vec<Value>),
+    Lines(Vec<String>, Vec<Value>),
 }
 
 /// A value that cannot be had from its input.

@@ -3,6 +3,7 @@ measures nothing, and every sentence about a result is computed from the numbers
 """
 
 import datetime
+import statistics
 
 from cases import parse_case
 from plot import rates_over_depth, ratio_bars
@@ -232,7 +233,7 @@ def _settings(good):
         "|---|---|---|---|---|",
     ]
     for row, record, threads in good:
-        tried = sorted(((_median(t["tokens_per_second"]), t["setting"]) for t in record["peer_settings_tried"]), reverse=True)
+        tried = sorted(((statistics.median(t["tokens_per_second"]), t["setting"]) for t in record["peer_settings_tried"]), reverse=True)
         shown = "; ".join(f"{setting} ({rate:.0f})" for rate, setting in tried) or "given"
         lines.append(f"| {_short(row.model)} | {label(row.case)} | {threads} | {record['peer_setting']} | {shown} |")
     ours = sorted({r["ours_setting"] for _, r, _ in good if r["ours_setting"]})
@@ -240,12 +241,6 @@ def _settings(good):
         lines += ["", "Ours had a choice only where sequences share a prompt: the faster of reading the prompt once for all of them (`cascade`) and"]
         lines += ["once for each (`shared`); the results are the same bits."]
     return "\n".join(lines)
-
-
-def _median(values):
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def _driver(cache):

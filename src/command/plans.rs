@@ -55,20 +55,14 @@ pub(crate) fn run(args: &BenchArgs, most: usize) -> Result<u8> {
     let cancel = cancel_on_interrupt()?;
     let mut answer = None;
     let rounds = args.repeat.max(1);
-    for round in 0..rounds {
-        for entry in &mut entries {
-            measure(args, &prepared, &words, entry, &mut answer, &cancel)?;
-            if cancel.load(Ordering::SeqCst) {
-                say("cancelled");
-                return Ok(FAILED);
-            }
-            progress(round, entry);
-        }
-    }
-    entries[1..].sort_by(|a, b| a.median().total_cmp(&b.median()));
     let finalists = entries.len().min(1 + FINALISTS);
-    for round in rounds..3 * rounds {
-        for entry in &mut entries[..finalists] {
+    let mut meeting = entries.len();
+    for round in 0..rounds.saturating_mul(3) {
+        if round == rounds {
+            entries[1..].sort_by(|a, b| a.median().total_cmp(&b.median()));
+            meeting = finalists;
+        }
+        for entry in &mut entries[..meeting] {
             measure(args, &prepared, &words, entry, &mut answer, &cancel)?;
             if cancel.load(Ordering::SeqCst) {
                 say("cancelled");

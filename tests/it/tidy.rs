@@ -273,6 +273,8 @@ fn scripts_can_be_run() {
         "scripts/fetch-models",
         "scripts/bench-peer",
         "scripts/performance",
+        "scripts/strategy-table",
+        "scripts/sparse-quality",
         ".ci/run",
     ];
     for script in scripts {

@@ -307,7 +307,7 @@ impl Machine {
     /// Physical pages that row `i` of the step attends to in a layer and KV head, in order.
     pub(crate) fn pages_of(&self, layer: usize, i: usize, row: &Row, head: usize) -> Vec<usize> {
         let all = (0..=row.position / PAGE).map(|p| page_of(row.sequence, p)).collect();
-        if (layer as u32) < self.program.dense_layers() {
+        if (layer as u32) < self.program.attention.dense_layers() {
             return all;
         }
         let words = |buf: Buf, at: usize, n: usize| -> Vec<i64> {

@@ -327,12 +327,12 @@ impl Checker<'_> {
         self.distinct(written.entries.iter().map(|(n, _)| n), "allowance");
         let mut allow = Vec::new();
         for (name, value) in &written.entries {
-            if builtins::find(Kind::Allowance, &name.text).is_none() {
+            let Some(builtin) = builtins::find(Kind::Allowance, &name.text) else {
                 self.unknown_entry(name, Kind::Allowance, "allowance");
                 continue;
-            }
+            };
             let text = self.allowance(name, value);
-            if !matches!(name.text.as_str(), "sparse_attention" | "kv_quant") {
+            if !builtin.runs {
                 self.report(
                     Diagnostic::warning(
                         codes::W0405,

@@ -21,28 +21,11 @@ pub(super) enum Decision {
     Tokens(Vec<(u32, f32)>, f32),
 }
 
-/// What a look at a row came to.
-pub(super) enum Look {
-    Decided(Decision),
-    /// A token is to be drawn; the entropy of the row.
-    Draw(Draw, f32),
-}
-
-/// A look whose draw was handed on: what is left to say once the token is known.
+/// What a look at a row came to, but for the draw: what is left to say once the token is known.
 pub(super) enum Pending {
     Decided(Decision),
     /// The entropy of the row, and whether a format limits what may come.
     Drawn(f32, bool),
-}
-
-impl Look {
-    /// Parts the draw from the rest.
-    pub(super) fn part(self) -> (Pending, Option<Draw>) {
-        match self {
-            Self::Decided(decision) => (Pending::Decided(decision), None),
-            Self::Draw(draw, entropy) => (Pending::Drawn(entropy, draw.allowed.is_some()), Some(draw)),
-        }
-    }
 }
 
 impl Pending {
@@ -60,9 +43,16 @@ impl Pending {
 }
 
 impl<'a> Interp<'a> {
-    /// Chooses what happens to a sequence at a row.
-    pub(super) fn decide(&self, site: &Site<'a>, sequence: &mut Sequence, row: &Row<'_>, room: &mut u32) -> Look {
-        let failed = |cause: String| Look::Decided(Decision::Failed(cause));
+    /// Chooses what happens to a sequence at a row; with the draw, if a token is to be drawn.
+    pub(super) fn decide(
+        &self,
+        site: &Site<'a>,
+        sequence: &mut Sequence,
+        row: &Row<'_>,
+        room: &mut u32,
+    ) -> (Pending, Option<Draw>) {
+        let decided = |decision: Decision| (Pending::Decided(decision), None);
+        let failed = |cause: String| decided(Decision::Failed(cause));
         if !row.is_sound() {
             return failed("the model produced logits that are no numbers".to_owned());
         }
@@ -82,7 +72,7 @@ impl<'a> Interp<'a> {
             self.fired(site, number, Some(sequence));
             let dropped = rule.actions.contains(&Action::Drop);
             if dropped || rule.actions.contains(&Action::Stop) {
-                return Look::Decided(Decision::Stopped(dropped));
+                return decided(Decision::Stopped(dropped));
             }
             let children = rule.actions.iter().find_map(|a| if let Action::Branch(k) = a { Some(*k) } else { None });
             branch = branch.or(children);
@@ -108,10 +98,10 @@ impl<'a> Interp<'a> {
             let tops = top_tokens(row, children as usize, possible);
             if tops.len() > 1 {
                 *room -= tops.len() as u32 - 1;
-                return Look::Decided(Decision::Tokens(tops, row.entropy));
+                return decided(Decision::Tokens(tops, row.entropy));
             }
         }
-        Look::Draw(draw, row.entropy)
+        (Pending::Drawn(row.entropy, draw.allowed.is_some()), Some(draw))
     }
 
     /// Looks at a token rule: `None` when it does not fire, else the temperature it sets, if any.

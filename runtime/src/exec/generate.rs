@@ -12,8 +12,7 @@ use super::rules::History;
 use super::sequence::{Detokenised, Ending, Sequence, Taken};
 use super::site::Site;
 use super::{Event, RunError};
-pub(super) use crate::model::OwnedRow;
-use crate::model::{Append, Row, SeqId, Wanted};
+use crate::model::{Append, OwnedRow, Row, SeqId, Wanted};
 use crate::sample::Draw;
 use crate::value::{EndReason, Sample, Usage, Value};
 use ir::strategy::{Action, Generate, Level, Rule};
@@ -210,7 +209,7 @@ impl<'a> Interp<'a> {
         };
         let mut room = self.room(site, work);
         let row = first.row();
-        let looks: Vec<_> = fresh.iter_mut().map(|s| self.decide(site, s, &row, &mut room).part()).collect();
+        let looks: Vec<_> = fresh.iter_mut().map(|s| self.decide(site, s, &row, &mut room)).collect();
         let decisions = settle(site, &[row], looks.into_iter().map(|look| (0, look)));
         work.first = Some(first);
         let decisions = match decisions {
@@ -254,7 +253,7 @@ impl<'a> Interp<'a> {
                 let rows = reply.map_err(|e| site.role.failed(e))?;
                 let mut room = self.room(site, work);
                 let rows: Vec<Row<'_>> = rows.iter().map(OwnedRow::row).collect();
-                let decide = |(s, row): (&mut Sequence, &Row<'_>)| self.decide(site, s, row, &mut room).part();
+                let decide = |(s, row): (&mut Sequence, &Row<'_>)| self.decide(site, s, row, &mut room);
                 let looks: Vec<_> = work.live.iter_mut().zip(&rows).map(decide).collect();
                 settle(site, &rows, looks.into_iter().enumerate())?
             }
@@ -278,7 +277,7 @@ impl<'a> Interp<'a> {
         let live = &mut work.live;
         let me = &*self;
         let mut look = |i: usize, row: Row<'_>| {
-            let (pending, draw) = me.decide(site, &mut live[i], &row, &mut room).part();
+            let (pending, draw) = me.decide(site, &mut live[i], &row, &mut room);
             looks[i] = Some(pending);
             draw
         };

@@ -166,13 +166,7 @@ impl Host {
         appends: &[Append<'_>],
         sink: &mut dyn FnMut(usize, usize, Row<'_>),
     ) -> Result<(), Error> {
-        match self.model.step(appends, sink) {
-            Err(Error::OutOfPages { .. }) if !self.kept.is_empty() => {
-                self.forget();
-                self.model.step(appends, sink)
-            }
-            other => other,
-        }
+        self.giving_way(|model| model.step(appends, sink))
     }
 
     /// A step that chooses tokens; kept sequences give way when no page is free.
@@ -181,10 +175,15 @@ impl Host {
         appends: &[Append<'_>],
         look: &mut dyn FnMut(usize, Row<'_>) -> Option<Draw>,
     ) -> Result<Vec<Option<Choice>>, Error> {
-        match self.model.step_and_choose(appends, look) {
+        self.giving_way(|model| model.step_and_choose(appends, look))
+    }
+
+    /// Runs again without kept sequences when no page is free; what failed had changed nothing.
+    fn giving_way<T>(&mut self, mut run: impl FnMut(&mut dyn LanguageModel) -> Result<T, Error>) -> Result<T, Error> {
+        match run(&mut *self.model) {
             Err(Error::OutOfPages { .. }) if !self.kept.is_empty() => {
                 self.forget();
-                self.model.step_and_choose(appends, look)
+                run(&mut *self.model)
             }
             other => other,
         }

@@ -392,7 +392,6 @@ impl<'a> Interp<'a> {
                 };
                 let words = crate::verify::command_words(&text(line)?).map_err(RunError::from)?;
                 let extra = extra.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>, _>>()?;
-                let words = words.iter().map(|w| Arc::from(w.as_str())).collect();
                 match op {
                     VerifierOp::Lines(_) => Verifier::Lines(words, extra),
                     _ => Verifier::Command(words, extra),

@@ -13,7 +13,6 @@ use crate::value::{Usage, Value, Verifier};
 use crate::verify::{self, Answer, Bounds, Request, Verdict};
 use ir::plan::SitePlan;
 use ir::strategy::{Binding, MockOutput, Op, Region, Var};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Binds what a region sees of the element of this place.
@@ -25,20 +24,15 @@ type Candidate = (Value, Value);
 /// A program's part of the work: which candidate, the words of its command line, its request.
 struct Job<'j> {
     candidate: usize,
-    words: Vec<String>,
+    words: &'j [String],
     lines: bool,
     request: Request<'j>,
 }
 
 impl<'j> Job<'j> {
-    fn of(candidate: usize, words: Vec<String>, lines: bool, args: &'j [Value], answer: Answer<'j>) -> Self {
+    fn of(candidate: usize, words: &'j [String], lines: bool, args: &'j [Value], answer: Answer<'j>) -> Self {
         Self { candidate, words, lines, request: Request::new(args, answer) }
     }
-}
-
-/// Words of a command line.
-fn owned(words: &[Arc<str>]) -> Vec<String> {
-    words.iter().map(ToString::to_string).collect()
 }
 
 /// A verdict, or why the run ends.
@@ -173,8 +167,8 @@ impl<'a> Interp<'a> {
                     Verifier::Exact(expected) => Some(Ok(verify::exact(expected, answer))),
                     Verifier::Numeric(expected, tolerance) => Some(Ok(verify::numeric(*expected, *tolerance, answer))),
                     Verifier::Regex(pattern) => Some(verify::pattern(pattern, answer).map_err(RunError::from)),
-                    Verifier::Command(words, args) => job(Job::of(at, owned(words), false, args, answer)),
-                    Verifier::Lines(words, args) => job(Job::of(at, owned(words), true, args, answer)),
+                    Verifier::Command(words, args) => job(Job::of(at, words, false, args, answer)),
+                    Verifier::Lines(words, args) => job(Job::of(at, words, true, args, answer)),
                     Verifier::All(parts) => {
                         conjunctions.push((at, *candidate, parts));
                         None
@@ -183,8 +177,8 @@ impl<'a> Interp<'a> {
                 Value::Model(index) => match self.run.roles.get(*index as usize) {
                     None => Some(Err(RunError::Plan(format!("there is no role {index}")))),
                     Some(role) => match (&role.script, &role.binding) {
-                        (None, Some(Binding::Command(words))) => job(Job::of(at, words.clone(), false, &[], answer)),
-                        (None, Some(Binding::Lines(words))) => job(Job::of(at, words.clone(), true, &[], answer)),
+                        (None, Some(Binding::Command(words))) => job(Job::of(at, words, false, &[], answer)),
+                        (None, Some(Binding::Lines(words))) => job(Job::of(at, words, true, &[], answer)),
                         _ => Some(judge_by_role(role, answer)),
                     },
                 },
@@ -221,13 +215,14 @@ impl<'a> Interp<'a> {
             let verdicts = self.judge(site, &asked, answers, ran);
             let mut passed = Vec::new();
             for (i, verdict) in open.into_iter().zip(verdicts) {
-                if verdict.as_ref().is_ok_and(Verdict::passes) {
-                    passed.push(i);
-                }
-                let score = |j: &Judged| j.as_ref().map_or(f64::NEG_INFINITY, Verdict::score);
-                let fails = !verdict.as_ref().is_ok_and(Verdict::passes);
-                if fails || score(&verdict) < score(&least[i]) {
-                    least[i] = verdict;
+                match verdict {
+                    Ok(verdict) if verdict.passes() => {
+                        passed.push(i);
+                        if least[i].as_ref().is_ok_and(|before| verdict.score() < before.score()) {
+                            least[i] = Ok(verdict);
+                        }
+                    }
+                    last => least[i] = last,
                 }
             }
             open = passed;
@@ -272,7 +267,7 @@ impl<'a> Interp<'a> {
         let bounds = Bounds { limits: self.run.options.command, until, cancel: self.run.watch.cancel };
         let work = |call: &Vec<&Job<'_>>| {
             let requests: Vec<Request<'_>> = call.iter().map(|job| job.request).collect();
-            let words = &call[0].words;
+            let words = call[0].words;
             if call[0].lines {
                 verify::lines(words, &requests, &bounds)
             } else {

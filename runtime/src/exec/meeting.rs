@@ -6,11 +6,10 @@
 //! merged request of an inner meeting is one request at the outer one.
 
 use super::RunError;
-use super::generate::OwnedRow;
 use super::host::RoleState;
 use super::interp::{Flow, Interp};
 use crate::error::Error;
-use crate::model::{Append, SeqId, Wanted};
+use crate::model::{Append, OwnedRow, SeqId, Wanted};
 use crate::value::Value;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 

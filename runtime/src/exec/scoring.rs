@@ -2,12 +2,11 @@
 //!
 //! The context starts from what the plan says: the keys that are there already, or nothing. The bits are the same.
 
-use super::generate::OwnedRow;
 use super::interp::{Flow, Interp};
 use super::site::{PREFILL, encode};
 use super::{Event, RoleState, RunError};
 use crate::error::Error;
-use crate::model::{Append, Row, SeqId, Wanted};
+use crate::model::{Append, OwnedRow, Row, SeqId, Wanted};
 use crate::sample;
 use crate::value::{Choice, Context, Usage, Value};
 use crate::verify;

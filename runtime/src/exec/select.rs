@@ -42,16 +42,9 @@ impl Interp<'_> {
         items.iter().enumerate().map(|(i, v)| self.apply_function(f, i, vec![v.clone()])).collect()
     }
 
-    fn truth(&mut self, f: &Value, i: usize, args: Vec<Value>) -> Result<bool, Flow> {
-        match self.apply_function(f, i, args)? {
-            Value::Bool(b) => Ok(b),
-            other => Err(Flow::from(RunError::Plan(format!("a predicate gave {}", other.kind())))),
-        }
-    }
-
     fn first_where(&mut self, items: &[Value], f: &Value, wanted: bool) -> Result<Option<usize>, Flow> {
         for (i, item) in items.iter().enumerate() {
-            if self.truth(f, i, vec![item.clone()])? == wanted {
+            if truth(&self.apply_function(f, i, vec![item.clone()])?)? == wanted {
                 return Ok(Some(i));
             }
         }
@@ -61,10 +54,8 @@ impl Interp<'_> {
     fn filter(&mut self, items: &[Value], f: &Value) -> Result<Value, Flow> {
         let mut kept = Vec::new();
         for (item, keep) in items.iter().zip(self.map(items, f)?) {
-            match keep {
-                Value::Bool(true) => kept.push(item.clone()),
-                Value::Bool(false) => {}
-                other => return Err(Flow::from(RunError::Plan(format!("a predicate gave {}", other.kind())))),
+            if truth(&keep)? {
+                kept.push(item.clone());
             }
         }
         Ok(Value::list(kept))
@@ -134,7 +125,7 @@ impl Interp<'_> {
             let mut home = None;
             for (i, (first, _)) in classes.iter().enumerate() {
                 asked += 1;
-                if self.truth(same, asked, vec![first.clone(), item.clone()])? {
+                if truth(&self.apply_function(same, asked, vec![first.clone(), item.clone()])?)? {
                     home = Some(i);
                     break;
                 }
@@ -147,6 +138,14 @@ impl Interp<'_> {
         let total = items.len() as f64;
         let entropy: f64 = classes.iter().map(|(_, n)| -(n / total) * (n / total).ln()).sum();
         Ok(Value::Float(entropy.max(0.0)))
+    }
+}
+
+/// What a predicate says.
+fn truth(value: &Value) -> Result<bool, Flow> {
+    match value {
+        Value::Bool(b) => Ok(*b),
+        other => Err(Flow::from(RunError::Plan(format!("a predicate gave {}", other.kind())))),
     }
 }
 

@@ -5,11 +5,8 @@
 
 use crate::kv::PageShape;
 use ir::plan::PrefixMode;
-use ir::program::{CHUNK, ITEM_WORDS, PAGE, ROW_WORDS};
+use ir::program::{CHUNK, GROUP, ITEM_WORDS, PAGE, ROW_WORDS};
 use ir::schedule::Attention;
-
-/// Pages of a chunk.
-const CHUNK_PAGES: usize = CHUNK / PAGE;
 
 /// Neighbouring tokens of one sequence in a step.
 #[derive(Clone, Copy, Debug)]
@@ -249,7 +246,7 @@ fn shared_chunks(views: &[View<'_>]) -> Vec<usize> {
 fn common_chunks(a: &Run<'_>, b: &Run<'_>) -> usize {
     let seen = a.first.min(b.first) + 1;
     let pages = a.pages.iter().zip(b.pages).take(seen / PAGE).take_while(|(a, b)| a == b).count();
-    pages / CHUNK_PAGES
+    pages / GROUP
 }
 
 /// Items over shared prefixes: rows of several runs together. Returns how many groups it added.
@@ -334,7 +331,7 @@ mod tests {
             for row in first..first + rows {
                 let (run, position) = owner[row];
                 let keys = (to * CHUNK).min(position + 1);
-                for page in from * CHUNK_PAGES..keys.div_ceil(PAGE) {
+                for page in from * GROUP..keys.div_ceil(PAGE) {
                     assert_eq!(
                         tables[table + page],
                         limits.pages.number(run.pages[page]) as i32,

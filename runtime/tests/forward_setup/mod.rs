@@ -90,7 +90,9 @@ pub(crate) fn compile(gguf: Gguf, schedule: &ModelSchedule, backend: Backend) ->
 
 /// A user of a loaded model.
 pub(crate) fn model(loaded: &Arc<Loaded>, threads: usize, kv_pages: u32) -> LocalModel {
-    LocalModel::new(Arc::clone(loaded), &Options { threads, kv_pages, prefix: PrefixMode::Cascade }).expect("memory")
+    let mut model = LocalModel::new(Arc::clone(loaded), &Options { threads, kv_pages }).expect("memory");
+    model.set_prefix_mode(PrefixMode::Cascade);
+    model
 }
 
 /// What a test keeps of a row.
