@@ -84,8 +84,8 @@ pub(crate) struct Binding {
     /// How keys and values are kept, where the strategy allows it: f16 | int8 (default: the planner decides).
     #[arg(long, value_name = "FORMAT", value_parser = kv_format)]
     pub kv: Option<KvFormat>,
-    /// Which pages of 16 tokens decoded tokens attend to, where the strategy allows it: dense | sparse:PAGES |
-    /// window:PAGES (default: the planner decides).
+    /// Which pages of 16 tokens decoded tokens attend to, where the strategy allows it: dense | sparse:PAGES[:SHARE] |
+    /// window:PAGES (default: the planner decides). SHARE of the estimated weight is enough, 0.95 for example.
     #[arg(long, value_name = "KIND", value_parser = attention)]
     pub attention: Option<Attention>,
     /// Prompt tokens the plan is made for [default: 200].
@@ -105,18 +105,30 @@ fn kv_format(text: &str) -> Result<KvFormat, String> {
     known.into_iter().find(|f| f.name() == text).ok_or_else(|| "known are f16 and int8".to_owned())
 }
 
-/// Reads `dense`, `sparse:PAGES` or `window:PAGES`.
+/// Reads `dense`, `sparse:PAGES`, `sparse:PAGES:SHARE` or `window:PAGES`.
 fn attention(text: &str) -> Result<Attention, String> {
     const MOST: u32 = 1 << 20;
-    let usage = || format!("expected dense, sparse:PAGES or window:PAGES with 4 to {MOST} pages of 16 tokens");
+    let usage = || {
+        format!(
+            "expected dense, sparse:PAGES[:SHARE] or window:PAGES with 4 to {MOST} pages of 16 tokens and a share from \
+             0.001 to 1"
+        )
+    };
     if text == "dense" {
         return Ok(Attention::Dense);
     }
     let (kind, pages) = text.split_once(':').ok_or_else(usage)?;
+    let (pages, share) = pages.split_once(':').map_or((pages, None), |(pages, share)| (pages, Some(share)));
     let pages = pages.parse().ok().filter(|n| (4..=MOST).contains(n)).ok_or_else(usage)?;
-    match kind {
-        "sparse" => Ok(Attention::sparse(pages)),
-        "window" => Ok(Attention::window(pages)),
+    match (kind, share) {
+        ("sparse", None) => Ok(Attention::sparse(pages)),
+        ("sparse", Some(share)) => {
+            let share = share.parse().ok().filter(|p: &f64| (0.001..=1.0).contains(p)).ok_or_else(usage)?;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "1 to 1000")]
+            let thousandths = (share * 1000.0).round() as u32;
+            Ok(Attention::sparse(pages).trimmed(thousandths))
+        }
+        ("window", None) => Ok(Attention::window(pages)),
         _ => Err(usage()),
     }
 }

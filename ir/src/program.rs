@@ -16,7 +16,9 @@
 //! [`Buf::PartRows`] and [`Buf::PartItems`] in place of their namesakes. There, a decoded row with more pages than the
 //! budget is a row over the pages of a *list* behind the sequences' tables in [`Buf::Tables`]: positions are counted along
 //! the list, its limit is the list's, and everything else (chunks, fold, partials) is as above. The runtime writes the
-//! lists of a window; lists chosen by bounds are written by a kernel, one per row and KV head, as [`Buf::Picks`] says.
+//! lists of a window; lists chosen by bounds are written by a kernel, one per row and KV head, as [`Buf::Picks`] says. Such
+//! a list may be shorter for one KV head than for another ([`Attention::trims`]): items say where the difference stands, and
+//! a partial over chunks that a list does not reach is the identity of the fold.
 
 use crate::kernel::Kernel;
 use crate::schedule::{Attention, KvFormat};
@@ -37,14 +39,16 @@ pub const GROUP: usize = CHUNK / PAGE;
 pub const ROW_WORDS: usize = 8;
 /// Words (i64) per attention item of [`Buf::Items`]: first row, rows (1..=`attend_rows`), first chunk, end chunk,
 /// index in [`Buf::Tables`] of the sequence's first page, which partial of each row it writes (0, 1, …), how much further
-/// in [`Buf::Tables`] the list of the next KV head is (0: all heads read the same pages), 0.
+/// in [`Buf::Tables`] the list of the next KV head is (0: all heads read the same pages), index in [`Buf::Tables`] of how
+/// many pages the list of KV head 0 is shorter than the rows' limits say, those of further heads behind it (0: none is).
 /// The rows of an item are neighbours; the chunks' pages are the same for all of them.
 pub const ITEM_WORDS: usize = 8;
 /// Words (i64) of [`Buf::Step`]: rows, items, rows that want logits, KV pages in the pool, tokens to draw, edits of
 /// pages, threads of the team (a hint for prefetches: results must not depend on it), lists of pages to choose.
 pub const STEP_WORDS: usize = 8;
 /// Words (i64) per entry of [`Buf::Picks`]: row, index in [`Buf::Tables`] of its sequence's first page, pages it sees,
-/// index in [`Buf::Tables`] of the list of KV head 0; the lists of further heads follow at the distance of the budget.
+/// index in [`Buf::Tables`] of the list of KV head 0; the lists of further heads follow at the distance of the budget, and
+/// behind them, where lists may be shorter, by how many pages each of them is.
 pub const PICK_WORDS: usize = 4;
 /// f32 statistics per logits row and vocabulary block ([`Buf::Stats`]): maximum, Σ exp(x − max), Σ (x − max)·exp(x − max),
 /// index of the maximum (as f32 bits of an i32).

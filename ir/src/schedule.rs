@@ -74,9 +74,14 @@ pub enum Attention {
     Dense,
     /// The first `sinks` and the last `window` pages, and of those between them, for each KV head by itself, the ones
     /// whose bound on the scores is largest (minimum and maximum of every channel of the keys, as in Quest, summed over
-    /// the query heads of the KV head): `pages` in all. Lossy: only where the strategy allows it.
+    /// the query heads of the KV head): `pages` in all at most. Lossy: only where the strategy allows it.
+    ///
+    /// Below `top_p` = 1000 a KV head keeps no more of the chosen pages than hold that share, in thousandths, of what the
+    /// pages between the first and the last ones are estimated to weigh: a page with bound `b` weighs `exp((b − max) / g)`,
+    /// with the largest bound as `max` and `g` query heads per KV head. Kept are all pages down to the largest bound at
+    /// which the share is reached, in the order of the sequence; never fewer than one, never more than the budget.
     Sparse {
-        /// Pages attended to.
+        /// Pages attended to at most.
         pages: u32,
         /// First pages, always attended to.
         sinks: u32,
@@ -84,6 +89,9 @@ pub enum Attention {
         window: u32,
         /// First layers, which stay dense.
         dense_layers: u32,
+        /// Share of the estimated weight that the chosen pages must hold, in thousandths, 1 to 1000; 1000: the budget alone
+        /// decides.
+        top_p: u32,
     },
     /// The first `sinks` and the last `window` pages. Forgets what lies between: for comparing.
     Window {
@@ -101,7 +109,18 @@ impl Attention {
     /// dense layers.
     #[must_use]
     pub fn sparse(pages: u32) -> Self {
-        Self::Sparse { pages, sinks: 1, window: (pages / 8).max(2), dense_layers: 2 }
+        Self::Sparse { pages, sinks: 1, window: (pages / 8).max(2), dense_layers: 2, top_p: 1000 }
+    }
+
+    /// The same with fewer pages where fewer hold `top_p` thousandths of the estimated weight; other kinds stay as they are.
+    #[must_use]
+    pub fn trimmed(self, top_p: u32) -> Self {
+        match self {
+            Self::Sparse { pages, sinks, window, dense_layers, .. } => {
+                Self::Sparse { pages, sinks, window, dense_layers, top_p }
+            }
+            other => other,
+        }
     }
 
     /// A sliding window of so many pages, one of them sinks; two dense layers.
@@ -129,6 +148,12 @@ impl Attention {
         }
     }
 
+    /// KV heads may attend to fewer pages than the budget, each to a number of its own.
+    #[must_use]
+    pub fn trims(&self) -> bool {
+        matches!(self, Self::Sparse { top_p, .. } if *top_p < 1000)
+    }
+
     /// Pages are chosen by bounds, which needs summaries of pages.
     #[must_use]
     pub fn chooses(&self) -> bool {
@@ -140,11 +165,19 @@ impl std::fmt::Display for Attention {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Dense => f.write_str("dense"),
-            Self::Sparse { pages, sinks, window, dense_layers } => write!(
-                f,
-                "sparse:{pages} ({} of {pages} pages by bounds, {sinks} first, {window} last, {dense_layers} dense layers)",
-                pages.saturating_sub(sinks.saturating_add(*window))
-            ),
+            Self::Sparse { pages, sinks, window, dense_layers, top_p } => {
+                let chosen = pages.saturating_sub(sinks.saturating_add(*window));
+                let (share, most) = if self.trims() {
+                    (format!(":{}", f64::from(*top_p) / 1000.0), "at most ")
+                } else {
+                    (String::new(), "")
+                };
+                write!(
+                    f,
+                    "sparse:{pages}{share} ({most}{chosen} of {pages} pages by bounds, {sinks} first, {window} last, \
+                     {dense_layers} dense layers)"
+                )
+            }
             Self::Window { sinks, window, dense_layers } => {
                 let pages = sinks.saturating_add(*window);
                 write!(f, "window:{pages} ({sinks} first, {window} last, {dense_layers} dense layers)")

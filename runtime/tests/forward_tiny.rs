@@ -403,14 +403,21 @@ fn decodes_over_int8() {
 
 #[test]
 fn decodes_over_chosen_pages() {
-    let attention = Attention::Sparse { pages: 6, sinks: 1, window: 2, dense_layers: 1 };
+    let attention = Attention::Sparse { pages: 6, sinks: 1, window: 2, dense_layers: 1, top_p: 1000 };
     random_decodes(KvFormat::F16, attention, 10, 7000);
 }
 
 #[test]
 fn decodes_over_chosen_pages_of_int8() {
-    let attention = Attention::Sparse { pages: 18, sinks: 1, window: 1, dense_layers: 0 };
+    let attention = Attention::Sparse { pages: 18, sinks: 1, window: 1, dense_layers: 0, top_p: 1000 };
     random_decodes(KvFormat::Int8, attention, 10, 8000);
+}
+
+#[test]
+fn decodes_over_trimmed_choices() {
+    let attention = Attention::Sparse { pages: 17, sinks: 1, window: 1, dense_layers: 0, top_p: 700 };
+    random_decodes(KvFormat::F16, attention, 6, 7100);
+    random_decodes(KvFormat::Int8, attention, 4, 8100);
 }
 
 #[test]
@@ -431,7 +438,7 @@ fn a_wide_budget_is_dense_and_the_others_are_near() {
     let tokens = Random(77).tokens(340);
     let run = |kv, attention| load_part(kv, attention).map(|l| decoded(&l, &tokens, 300));
     let Some(dense) = run(KvFormat::F16, Attention::Dense) else { return };
-    let wide = Attention::Sparse { pages: 30, sinks: 1, window: 2, dense_layers: 0 };
+    let wide = Attention::Sparse { pages: 30, sinks: 1, window: 2, dense_layers: 0, top_p: 1000 };
     assert!(run(KvFormat::F16, wide) == Some(dense.clone()), "a budget for all pages");
     let wide = Attention::Window { sinks: 1, window: 29, dense_layers: 0 };
     assert!(run(KvFormat::F16, wide) == Some(dense.clone()), "a window over all pages");
@@ -443,7 +450,7 @@ fn a_wide_budget_is_dense_and_the_others_are_near() {
     };
     let int8 = far(KvFormat::Int8, Attention::Dense);
     assert!(int8 > 0.0 && int8 < 0.02, "int8 moves logits by {int8} of the largest");
-    let few = Attention::Sparse { pages: 4, sinks: 1, window: 2, dense_layers: 1 };
+    let few = Attention::Sparse { pages: 4, sinks: 1, window: 2, dense_layers: 1, top_p: 1000 };
     let (sparse, window) =
         (far(KvFormat::F16, few), far(KvFormat::F16, Attention::Window { sinks: 1, window: 3, dense_layers: 1 }));
     assert!(sparse > 0.0 && window > 0.0, "something was left out: {sparse}, {window}");

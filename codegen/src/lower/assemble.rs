@@ -102,6 +102,9 @@ fn dims(model: &Model, s: &ModelSchedule) -> Result<Dims, Error> {
     if let Some(pages) = s.attention.pages() {
         let always = match s.attention {
             Attention::Sparse { sinks, window, .. } | Attention::Window { sinks, window, .. } => {
+                if let Attention::Sparse { top_p, .. } = s.attention {
+                    schedule((1..=1000).contains(&top_p), "top_p", top_p, "must be 1 to 1000 thousandths")?;
+                }
                 schedule(window > 0, "window", window, "must be at least 1, the page that is being filled")?;
                 sinks.saturating_add(window)
             }
@@ -288,9 +291,9 @@ impl<'a> Assembly<'a> {
 
     /// How the lists of pages are chosen, where they are.
     fn choice(&self) -> Option<Choice> {
-        let Attention::Sparse { pages, sinks, window, .. } = self.schedule.attention else { return None };
+        let Attention::Sparse { pages, sinks, window, top_p, .. } = self.schedule.attention else { return None };
         let [pages, sinks, window] = [pages, sinks, window].map(i64::from);
-        Some(Choice { pages, sinks, window, most: self.pages() })
+        Some(Choice { pages, sinks, window, most: self.pages(), top_p })
     }
 
     /// Pages of the longest sequence.
@@ -375,8 +378,10 @@ impl<'a> Assembly<'a> {
         });
         self.append(layer);
         let attend_rows = i64::from(self.schedule.attend_rows);
-        self.launch(Phase::Forward, "attend".to_owned(), layer, &[], |name, dims| {
-            attend::kernel(name, dims, attend_rows)
+        let trimmed = self.in_part(layer) && self.schedule.attention.trims();
+        let name = if trimmed { "attend.trimmed" } else { "attend" };
+        self.launch(Phase::Forward, name.to_owned(), layer, &[], |name, dims| {
+            attend::kernel(name, dims, attend_rows, trimmed)
         });
 
         let found = self.matrix(at("attn_output.weight"), q_n, hidden)?;
@@ -496,8 +501,9 @@ impl<'a> Assembly<'a> {
         let pages = self.pages();
         let part = self.schedule.attention.pages().map(i64::from);
         let only_part = |bytes: i64| if part.is_some() { bytes } else { 0 };
-        // Lists per KV head where they are chosen, else one.
-        let lists = part.map_or(0, |n| n * if self.schedule.attention.chooses() { d.kv_heads } else { 1 });
+        // Lists per KV head where they are chosen, with what they are too short; else one.
+        let entries = |n: i64| n + i64::from(self.schedule.attention.trims());
+        let lists = part.map_or(0, |n| entries(n) * if self.schedule.attention.chooses() { d.kv_heads } else { 1 });
         let fresh = if d.kv == KvFormat::Int8 { d.fresh_bytes() } else { 0 };
         let picks = if self.schedule.attention.chooses() { 8 * PICK_WORDS as i64 } else { 0 };
         vec![

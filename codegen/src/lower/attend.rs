@@ -132,6 +132,8 @@ struct Chunk {
     opens: Int,
     /// Byte offset of the chunk's first page number.
     table: Int,
+    /// Keys by which the list of this KV head is shorter than the rows' limits say, where lists may be.
+    trim: Option<Int>,
     /// Which partial of each row.
     partial: Int,
     /// Pages from the chunk's first to the end of the item.
@@ -140,8 +142,8 @@ struct Chunk {
     after: Int,
 }
 
-/// The kernel. A unit is an item and a KV head.
-pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64) -> Built {
+/// The kernel. A unit is an item and a KV head. `trimmed`: lists of pages may be shorter than the limits say.
+pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64, trimmed: bool) -> Built {
     let mut b = Build::new(name);
     let step = b.read_buf("step", Buf::Step);
     let (items_n, team) = (b.load_i64(step.fixed(step_words::ITEMS)), b.load_i64(step.fixed(step_words::TEAM)));
@@ -175,6 +177,8 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64) -> Built {
         let table = word(item_words::TABLE);
         let partial = word(item_words::PARTIAL);
         let lists = word(item_words::LIST_STRIDE);
+        let trims = trimmed.then(|| word(item_words::TRIMS));
+        let trim = trims.map(|trims| a.trim(b, trims, head));
         let lists = b.mul(lists, head);
         let table = b.add(table, lists);
         let after = b.add(unit, team);
@@ -188,7 +192,7 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64) -> Built {
             let table = b.mul_const(table, 4);
             let to_end = b.sub(to, chunk);
             let to_end = b.mul_const(to_end, GROUP as i64);
-            let chunk = |n, row| Chunk { n, row, head, start, opens, table, partial, to_end, after };
+            let chunk = |n, row| Chunk { n, row, head, start, opens, table, trim, partial, to_end, after };
             let over = b.int(most - 1);
             let over = b.and(count, over);
             let full = b.sub(count, over);
@@ -218,8 +222,12 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64) -> Built {
 impl Attend<'_> {
     fn chunk(&self, b: &mut Build, c: &Chunk) {
         let entry = b.mul_const(c.row, row_words::BYTES);
-        let limits: Vec<Int> =
-            (0..c.n).map(|r| b.load_i64(self.rows.at(entry, r * row_words::BYTES + row_words::LIMIT))).collect();
+        let limits: Vec<Int> = (0..c.n)
+            .map(|r| {
+                let limit = b.load_i64(self.rows.at(entry, r * row_words::BYTES + row_words::LIMIT));
+                c.trim.map_or(limit, |trim| b.sub(limit, trim))
+            })
+            .collect();
         let mut most = limits[0];
         for &limit in &limits[1..] {
             most = b.max(most, limit);
@@ -240,6 +248,21 @@ impl Attend<'_> {
         self.weights(b, c, pages);
         self.sums(b, c, pages, next);
         self.finish(b, c, entry);
+    }
+
+    /// Keys by which the list of a KV head is shorter than the rows' limits say; `trims` as an item has it.
+    fn trim(&self, b: &mut Build, trims: Int, head: Int) -> Int {
+        let zero = b.int(0);
+        let keys = b.var(zero);
+        let some = b.lt(zero, trims);
+        b.if_(some, |b| {
+            let at = b.add(trims, head);
+            let at = b.mul_const(at, 4);
+            let pages = b.load_i32(self.tables.at(at, 0));
+            let pages = b.mul_const(pages, PAGE as i64);
+            b.set(keys, pages);
+        });
+        keys.now()
     }
 
     /// Byte offset of the chunk's page `page` for this KV head.

@@ -213,6 +213,8 @@ mod item_words {
     pub(super) const PARTIAL: i64 = 40;
     /// Distance of the KV heads' lists of pages.
     pub(super) const LIST_STRIDE: i64 = 48;
+    /// Index of how many pages the list of KV head 0 is too short; 0: none.
+    pub(super) const TRIMS: i64 = 56;
 }
 
 /// Byte offsets in an entry of the lists to choose.

@@ -5,8 +5,14 @@
 //! as the budget has room for. Equal bounds go to the earlier page. The bound of a page is Σ over channels of
 //! `max(q·min, q·max)`, summed over the query heads of the KV head: no key of the page has a larger sum of scores. A
 //! bound that is no number counts as the largest. There is no sort: the smallest bound that is in is found bit by bit.
+//!
+//! Where lists may be trimmed, the smallest bound that is in is also the largest one at which the pages down to it hold the
+//! wanted share of the weight of all pages between the first and the last ones, `exp((bound − largest) / query heads)` each.
+//! Sums of weights are taken in the order of the pages, so that they cannot fall when more pages are in; pages with equal
+//! bounds are in or out together. Behind a row's lists stands by how many pages each of them is too short.
 
 use super::build::{Build, Flt, Int, Place, Vf};
+use super::math::exp;
 use super::{Dims, pick_words};
 use ir::kernel::{Cmp, Mem, Split};
 use ir::program::{Buf, PAGE};
@@ -25,12 +31,18 @@ pub(super) struct Choice {
     pub(super) window: i64,
     /// Pages of the longest sequence.
     pub(super) most: i64,
+    /// Share of the weight that is enough, in thousandths; 1000: all pages that there is room for are in.
+    pub(super) top_p: u32,
 }
 
 impl Choice {
     /// Bytes of the bounds of the longest sequence.
     fn bounds_bytes(&self) -> i64 {
         (self.most + 15) / 16 * 64
+    }
+
+    fn trims(&self) -> bool {
+        self.top_p < 1000
     }
 }
 
@@ -43,6 +55,8 @@ struct Select<'a> {
     summary: Place,
     /// One bound per page between the first and the last ones; then the same as ordered integers.
     bounds: Place,
+    /// What the pages weigh, where lists may be trimmed.
+    weights: Option<Place>,
 }
 
 /// Adds the choice of `lists` lists to a kernel. A unit is a list and a KV head.
@@ -51,7 +65,8 @@ pub(super) fn choose(b: &mut Build, dims: &Dims, choice: &Choice, summary: Place
     let query = b.read_buf("query", Buf::Query);
     let tables = b.write_buf("tables", Buf::Tables);
     let bounds = b.local("bounds", choice.bounds_bytes());
-    let s = Select { dims, choice, tables, query, summary, bounds };
+    let weights = choice.trims().then(|| b.local("weights", choice.bounds_bytes()));
+    let s = Select { dims, choice, tables, query, summary, bounds, weights };
     let units = b.mul_const(lists, dims.kv_heads);
     b.par_for(units, Split::Cyclic, |b, unit| {
         let (pick, head) = b.div_rem(unit, dims.kv_heads);
@@ -60,15 +75,25 @@ pub(super) fn choose(b: &mut Build, dims: &Dims, choice: &Choice, summary: Place
         let (row, table) = (word(pick_words::ROW), word(pick_words::TABLE));
         let (pages, list) = (word(pick_words::PAGES), word(pick_words::LIST));
         let table = b.mul_const(table, 4);
+        let lists = list;
         let list = b.scale_add(head, choice.pages, list);
         let list = b.mul_const(list, 4);
-        s.list(b, row, head, table, pages, list);
+        let filled = s.list(b, row, head, table, pages, list);
+        if choice.trims() {
+            let room = b.int(choice.pages);
+            let room = b.min(room, pages);
+            let short = b.sub(room, filled);
+            let to = b.add_const(lists, choice.pages * dims.kv_heads);
+            let to = b.add(to, head);
+            let to = b.mul_const(to, 4);
+            b.store_i32(s.tables.at(to, 0), short);
+        }
     });
 }
 
 impl Select<'_> {
-    /// Writes the list at byte `list` of a row with `pages` pages, whose numbers start at byte `table`.
-    fn list(&self, b: &mut Build, row: Int, head: Int, table: Int, pages: Int, list: Int) {
+    /// Writes the list at byte `list` of a row with `pages` pages, whose numbers start at byte `table`; how many they are.
+    fn list(&self, b: &mut Build, row: Int, head: Int, table: Int, pages: Int, list: Int) -> Int {
         let sinks = b.int(self.choice.sinks);
         let sinks = b.min(sinks, pages);
         let window = b.add_const(pages, -self.choice.window);
@@ -79,12 +104,21 @@ impl Select<'_> {
         let first = b.scale_add(sinks, 4, table);
         self.bounds(b, row, head, first, between);
         let lowest = self.lowest(b, between);
+        let lowest = match self.weights {
+            Some(weights) => {
+                let enough = self.enough(b, weights, between);
+                b.max(lowest, enough)
+            }
+            None => lowest,
+        };
         let taken = self.take(b, first, between, lowest, list, sinks);
         b.for_(window, pages, 1, |b, p| {
             let behind = b.sub(p, window);
             let to = b.add(taken, behind);
             self.copy(b, table, p, list, to);
         });
+        let last = b.sub(pages, window);
+        b.add(taken, last)
     }
 
     /// Entry `to` of the list becomes page `from` of the table.
@@ -107,6 +141,8 @@ impl Select<'_> {
         let d = self.dims.head_dim;
         let (positive, negative) = self.signs(b, row, head);
         let zero = b.int(0);
+        let none = b.flt(f32::MIN);
+        let largest = b.var(none);
         b.for_(zero, n, 1, |b, p| {
             let at = b.scale_add(p, 4, first);
             // The page some entries ahead, or the last one again.
@@ -133,7 +169,12 @@ impl Select<'_> {
             let bound = b.select(Cmp::Le, bound, most, bound, most);
             let to = b.mul_const(p, 4);
             b.store_f32(self.bounds.at(to, 0), bound);
+            let next = b.max(largest.now(), bound);
+            b.set(largest, next);
         });
+        if let Some(weights) = self.weights {
+            self.weigh(b, weights, n, largest.now());
+        }
         let bytes = b.mul_const(n, 4);
         b.for_(zero, bytes, 64, |b, at| {
             let x = b.load_ints(Mem::I32, self.bounds.at(at, 0));
@@ -148,6 +189,53 @@ impl Select<'_> {
             let x = b.select(Cmp::Lt, lanes, left, x, least);
             b.store_ints(Mem::I32, self.bounds.at(at, 0), x);
         });
+    }
+
+    /// What `n` pages weigh by their bounds, of which `largest` is the largest; 0 up to a whole vector.
+    fn weigh(&self, b: &mut Build, weights: Place, n: Int, largest: Flt) {
+        let (zero, bytes) = (b.int(0), b.mul_const(n, 4));
+        let largest = b.splat(largest);
+        b.for_(zero, bytes, 64, |b, at| {
+            let x = b.load(Mem::F32, self.bounds.at(at, 0));
+            let below = b.sub(x, largest);
+            let each = b.vf(1.0 / self.dims.group() as f32);
+            let below = b.mul(below, each);
+            let weight = exp(b, below);
+            let left = b.sub(bytes, at);
+            let left = b.sar(left, 2);
+            let left = b.splat_int(left);
+            let (lanes, none) = (b.iota(), b.vf(0.0));
+            let weight = b.select(Cmp::Lt, lanes, left, weight, none);
+            b.store(Mem::F32, weights.at(at, 0), weight);
+        });
+    }
+
+    /// The weight of the pages among the first `bytes / 4` whose bounds are at least `least`.
+    fn weight(&self, b: &mut Build, weights: Place, bytes: Int, least: Int) -> Flt {
+        let least = b.splat_int(least);
+        let (none, zero) = (b.vf(0.0), b.int(0));
+        let sum = b.var(none);
+        b.for_(zero, bytes, 64, |b, at| {
+            let x = b.load_ints(Mem::I32, self.bounds.at(at, 0));
+            let w = b.load(Mem::F32, weights.at(at, 0));
+            let w = b.select(Cmp::Le, least, x, w, none);
+            let next = b.add(sum.now(), w);
+            b.set(sum, next);
+        });
+        b.sum_lanes(sum.now())
+    }
+
+    /// The largest integer that bounds with the wanted share of the weight reach.
+    fn enough(&self, b: &mut Build, weights: Place, n: Int) -> Int {
+        let bytes = b.mul_const(n, 4);
+        let least = b.int(i64::from(i32::MIN));
+        let all = self.weight(b, weights, bytes, least);
+        let share = b.flt(self.choice.top_p as f32 / 1000.0);
+        let wanted = b.mul(all, share);
+        self.search(b, |b, more| {
+            let weight = self.weight(b, weights, bytes, more);
+            b.lt(weight, wanted)
+        })
     }
 
     /// The parts of the row's queries above and below zero, summed over the query heads of a KV head.
@@ -189,13 +277,21 @@ impl Select<'_> {
     fn lowest(&self, b: &mut Build, n: Int) -> Int {
         let bytes = b.mul_const(n, 4);
         let room = b.flt(self.room() as f32);
+        self.search(b, |b, more| {
+            let count = self.count(b, bytes, more);
+            b.lt(count, room)
+        })
+    }
+
+    /// The largest integer that is not too large, the least of all when none is; `over` says whether one is too large, as
+    /// all above it then are.
+    fn search(&self, b: &mut Build, over: impl Fn(&mut Build, Int) -> Int) -> Int {
         let (least, bit) = (b.int(i64::from(i32::MIN)), b.int(1 << 31));
         let (found, bit) = (b.var(least), b.var(bit));
         b.for_to(32, 1, |b, _| {
             let more = b.add(found.now(), bit.now());
-            let count = self.count(b, bytes, more);
-            let enough = b.lt(count, room);
-            b.if_else(enough, |_| (), |b| b.set(found, more));
+            let over = over(b, more);
+            b.if_else(over, |_| (), |b| b.set(found, more));
             let next = b.sar(bit.now(), 1);
             b.set(bit, next);
         });
@@ -243,4 +339,4 @@ impl Select<'_> {
 
 /// The most pages of a sequence that a choice has memory for.
 pub(super) const MOST_PAGES: i64 = 32 * 1024;
-const _: () = assert!(MOST_PAGES * 4 <= ir::kernel_check::LOCAL_BYTES as i64 / 2 && PAGE == 16);
+const _: () = assert!(MOST_PAGES * 2 * 4 <= ir::kernel_check::LOCAL_BYTES as i64 && PAGE == 16);

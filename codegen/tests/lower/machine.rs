@@ -289,17 +289,18 @@ impl Machine {
             let alone = rows.iter().filter(|r| r.sequence == row.sequence).count() == 1;
             if alone && (self.list_all || pages > budget) {
                 let heads = self.program.summary_bytes as i64 / 4 / self.head_dim();
-                let list = PAGES as i64 + picks.len() as i64 * heads * budget;
+                let trims = i64::from(self.program.attention.trims());
+                let list = PAGES as i64 + picks.len() as i64 * heads * (budget + trims);
                 picks.push([i as i64, (row.sequence * SEQUENCE_PAGES) as i64, pages, list]);
                 table[i][2] = (pages.min(budget) - 1) * PAGE as i64 + (row.position % PAGE) as i64 + 1;
                 table[i][4] = 1;
-                listed.push((i as i64, list, table[i][2]));
+                listed.push((i as i64, list, table[i][2], trims * (list + heads * budget)));
             }
         }
         let mut items: Vec<[i64; 8]> =
             items.iter().filter(|item| listed.iter().all(|l| l.0 != item[0])).copied().collect();
-        for (row, list, limit) in listed {
-            items.push([row, 1, 0, (limit + CHUNK as i64 - 1) / CHUNK as i64, list, 0, budget, 0]);
+        for (row, list, limit, trims) in listed {
+            items.push([row, 1, 0, (limit + CHUNK as i64 - 1) / CHUNK as i64, list, 0, budget, trims]);
         }
         (table, items, picks)
     }
@@ -319,7 +320,14 @@ impl Machine {
         let Some(pick) = picked else { return all };
         let budget = i64::from(self.program.attention.pages().expect("a budget"));
         let list = (pick[3] + head as i64 * budget) as usize;
-        let entries = &self.buffers[&Buf::Tables][4 * list..][..4 * budget.min(pick[2]) as usize];
+        let tables = &self.buffers[&Buf::Tables];
+        let mut entries = &tables[4 * list..][..4 * budget.min(pick[2]) as usize];
+        if self.program.attention.trims() {
+            let heads = self.program.summary_bytes as i64 / 4 / self.head_dim();
+            let short = &tables[4 * (pick[3] + heads * budget + head as i64) as usize..][..4];
+            let short = i32::from_le_bytes(short.try_into().expect("four bytes"));
+            entries = &entries[..entries.len() - 4 * usize::try_from(short).expect("a number of pages")];
+        }
         let number = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize;
         let page = |n: usize| (0..PAGES).find(|p| self.number(*p) == n).expect("the number of a page");
         entries.chunks_exact(4).map(|b| page(number(b))).collect()

@@ -17,11 +17,17 @@ fn tiny() -> Tiny {
 }
 
 /// A dense layer, then one that chooses 7 pages.
-const SPARSE: Attention = Attention::Sparse { pages: 7, sinks: 1, window: 2, dense_layers: 1 };
+const SPARSE: Attention = Attention::Sparse { pages: 7, sinks: 1, window: 2, dense_layers: 1, top_p: 1000 };
 
 fn schedules() -> Vec<ModelSchedule> {
     let make = |kv, attention| ModelSchedule { kv, attention, ..schedule() };
-    vec![make(KvFormat::Int8, Attention::Dense), make(KvFormat::F16, SPARSE), make(KvFormat::Int8, SPARSE)]
+    vec![
+        make(KvFormat::Int8, Attention::Dense),
+        make(KvFormat::F16, SPARSE),
+        make(KvFormat::Int8, SPARSE),
+        make(KvFormat::F16, SPARSE.trimmed(600)),
+        make(KvFormat::Int8, SPARSE.trimmed(300)),
+    ]
 }
 
 /// Sequences that go on by one token, long and short, at a page's start, middle and end; and a prompt across pages.
@@ -92,7 +98,7 @@ fn a_budget_for_all_pages_is_dense_to_the_bit() {
         let expected = outcomes(&dense, 1, false, &Engine::best(&start.program), rows);
         for (pages, window) in [(33, 2), (64, 1), (40, 39)] {
             let tiny = tiny();
-            let attention = Attention::Sparse { pages, sinks: 1, window, dense_layers: 0 };
+            let attention = Attention::Sparse { pages, sinks: 1, window, dense_layers: 0, top_p: 1000 };
             let mut m = Machine::new(&tiny, &ModelSchedule { attention, ..dense }, 2);
             m.list_all = true;
             m.take_cache(&start);
@@ -131,7 +137,7 @@ fn bound_and_truth(m: &Machine, model: &Model, layer: usize, row: usize, page: u
 
 #[test]
 fn lists_hold_the_pages_with_the_largest_bounds() {
-    for s in schedules().into_iter().filter(|s| s.attention.chooses()) {
+    for s in schedules().into_iter().filter(|s| s.attention.chooses() && !s.attention.trims()) {
         let tiny = tiny();
         let rows = [row(0, 527), row(1, 400), row(3, 111)];
         let mut m = Machine::new(&tiny, &s, 2);
@@ -283,8 +289,10 @@ fn edits_reach_scales_and_summaries() {
 fn budgets_without_room_are_refused() {
     let tiny = tiny();
     for attention in [
-        Attention::Sparse { pages: 4, sinks: 3, window: 2, dense_layers: 0 },
-        Attention::Sparse { pages: 4, sinks: 4, window: 0, dense_layers: 0 },
+        Attention::Sparse { pages: 4, sinks: 3, window: 2, dense_layers: 0, top_p: 1000 },
+        Attention::Sparse { pages: 4, sinks: 4, window: 0, dense_layers: 0, top_p: 1000 },
+        Attention::sparse(8).trimmed(0),
+        Attention::sparse(8).trimmed(1001),
         Attention::Window { sinks: 1, window: 0, dense_layers: 0 },
         Attention::Window { sinks: 1, window: u32::MAX, dense_layers: 0 },
     ] {

@@ -71,6 +71,8 @@ struct View<'a> {
     table: usize,
     /// Distance of the KV heads' lists.
     stride: usize,
+    /// Index of how many pages the lists are too short; 0: they are not.
+    trims: usize,
 }
 
 /// Neighbouring rows that are attended together: over shared chunks `0..shared`, then over their own up to `chunks`.
@@ -81,6 +83,7 @@ struct Group {
     width: usize,
     table: usize,
     stride: usize,
+    trims: usize,
     start: usize,
     chunks: usize,
 }
@@ -93,7 +96,7 @@ impl Work {
         let mut rows = Vec::new();
         let mut views = Vec::with_capacity(runs.len());
         for run in runs {
-            views.push(View { run: *run, table: self.tables.len(), stride: 0 });
+            views.push(View { run: *run, table: self.tables.len(), stride: 0, trims: 0 });
             self.tables.extend(run.pages.iter().map(|p| limits.pages.number(*p) as i32));
             for position in run.first..run.first + run.rows {
                 let page = limits.pages.number(run.pages[position / PAGE]);
@@ -119,8 +122,8 @@ impl Work {
                 let position = (budget - 1) * PAGE + view.run.first % PAGE;
                 limits_of_lists.push((first, position as i64 + 1));
                 let run = Run { pages: &[], first: position, ..view.run };
-                let (table, stride) = self.list(first, view, pages, budget, limits);
-                View { run, table, stride }
+                let (table, stride, trims) = self.list(first, view, pages, budget, limits);
+                View { run, table, stride, trims }
             })
             .collect();
         let mut part_rows = rows.clone();
@@ -131,19 +134,28 @@ impl Work {
         self.part.plan(part_rows, &views_of_lists, mode, limits);
     }
 
-    /// Makes room for the lists of a row with `pages` pages: the index of the first, and their distance. Lists of a window
-    /// are the same for all heads and written here.
-    fn list(&mut self, row: usize, view: &View<'_>, pages: usize, budget: usize, limits: &Limits) -> (usize, usize) {
+    /// Makes room for the lists of a row with `pages` pages: the index of the first, their distance, and the index of how
+    /// many pages they are too short. Lists of a window are the same for all heads and written here.
+    fn list(
+        &mut self,
+        row: usize,
+        view: &View<'_>,
+        pages: usize,
+        budget: usize,
+        limits: &Limits,
+    ) -> (usize, usize, usize) {
         let list = self.tables.len();
         if let Attention::Window { sinks, .. } = limits.attention {
             let sinks = sinks as usize;
             self.tables.extend_from_within(view.table..view.table + sinks);
             self.tables.extend_from_within(view.table + pages - (budget - sinks)..view.table + pages);
-            return (list, 0);
+            return (list, 0, 0);
         }
         self.picks.extend([row, view.table, pages, list].map(|w| w as i64));
-        self.tables.resize(list + budget * limits.kv_heads, 0);
-        (list, budget)
+        let end = list + budget * limits.kv_heads;
+        let trims = limits.attention.trims();
+        self.tables.resize(end + if trims { limits.kv_heads } else { 0 }, 0);
+        (list, budget, if trims { end } else { 0 })
     }
 
     /// Number of rows.
@@ -191,7 +203,7 @@ impl Cut {
                 let (from, to) = if single { (g.start + piece, g.start + piece + 1) } else { (0, g.chunks) };
                 let words = [g.first_row, g.rows, from, to, g.table].map(|w| w as i64);
                 self.items.extend(words);
-                self.items.extend([which + piece as i64, g.stride as i64, 0]);
+                self.items.extend([which + piece as i64, g.stride as i64, g.trims as i64]);
             }
             for row in g.first_row..g.first_row + g.rows {
                 self.rows[row * ROW_WORDS + 4] += pieces as i64;
@@ -262,10 +274,10 @@ fn prefix_groups(views: &[View<'_>], shared: &[usize], most: usize, groups: &mut
         let same = |j: usize| shared[j] == shared[i] && common_chunks(&views[i].run, &views[j].run) >= shared[i];
         let end = (i + 1..views.len()).find(|j| !same(*j)).unwrap_or(views.len());
         let rows: usize = views[i..end].iter().map(|v| v.run.rows).sum();
-        let View { table, stride, .. } = views[i];
+        let View { table, stride, trims, .. } = views[i];
         let width = rows.min(most);
         split_rows(row, rows, most, |first_row, rows| {
-            groups.push(Group { first_row, rows, width, table, stride, start: 0, chunks: shared[i] });
+            groups.push(Group { first_row, rows, width, table, stride, trims, start: 0, chunks: shared[i] });
         });
         row += rows;
         i = end;
@@ -276,13 +288,13 @@ fn prefix_groups(views: &[View<'_>], shared: &[usize], most: usize, groups: &mut
 /// Items over what is not shared: rows of one run.
 fn own_groups(views: &[View<'_>], shared: &[usize], most: usize, groups: &mut Vec<Group>) {
     let mut row = 0;
-    for (View { run, table, stride }, start) in views.iter().zip(shared) {
+    for (View { run, table, stride, trims }, start) in views.iter().zip(shared) {
         split_rows(row, run.rows, most, |first_row, rows| {
             let limit = run.first + (first_row - row) + rows;
             let chunks = limit.div_ceil(CHUNK);
             if chunks > *start {
-                let (table, stride) = (*table, *stride);
-                groups.push(Group { first_row, rows, width: rows, table, stride, start: *start, chunks });
+                let (table, stride, trims) = (*table, *stride, *trims);
+                groups.push(Group { first_row, rows, width: rows, table, stride, trims, start: *start, chunks });
             }
         });
         row += run.rows;
@@ -412,8 +424,10 @@ mod tests {
         let run = |i: usize, first: usize, rows: usize, decoded| Run { pages: &pages[i], first, rows, decoded };
         // Long and decoded; short; a prompt; the last token of a prompt that was cut into steps.
         let runs = [run(0, 699, 1, true), run(1, 89, 1, true), run(2, 690, 10, false), run(3, 700, 1, false)];
+        let sparse = Attention::Sparse { pages: 20, sinks: 1, window: 4, dense_layers: 1, top_p: 1000 };
         for (attention, stride) in [
-            (Attention::Sparse { pages: 20, sinks: 1, window: 4, dense_layers: 1 }, 20),
+            (sparse, 20),
+            (sparse.trimmed(900), 20),
             (Attention::Window { sinks: 2, window: 18, dense_layers: 0 }, 0),
         ] {
             let limits = Limits { attention, ..limits() };
@@ -423,7 +437,8 @@ mod tests {
             let numbers: usize = pages.iter().map(Vec::len).sum();
             let lists: Vec<_> = work.part.items.chunks_exact(ITEM_WORDS).filter(|i| i[0] == 0).collect();
             assert_eq!(lists.iter().flat_map(|i| i[2]..i[3]).collect::<Vec<_>>(), [0, 1], "chunks of 320 positions");
-            assert!(lists.iter().all(|i| (i[4], i[6]) == (numbers as i64, stride)));
+            let trims = if attention.trims() { (numbers + 40) as i64 } else { 0 };
+            assert!(lists.iter().all(|i| (i[4], i[6], i[7]) == (numbers as i64, stride, trims)));
             assert_eq!(work.part.rows[..3], [699, work.all.rows[1], 19 * 16 + 12], "the limit is the list's");
             assert_eq!(work.part.rows[ROW_WORDS..][..3], work.all.rows[ROW_WORDS..][..3]);
             assert_eq!(work.part.rows[12 * ROW_WORDS..][..3], work.all.rows[12 * ROW_WORDS..][..3]);
@@ -431,7 +446,8 @@ mod tests {
                 let want: Vec<i32> = (0..2).chain(26..44).map(|i| limits.pages.number(pages[0][i]) as i32).collect();
                 assert_eq!((&work.tables[numbers..], &work.picks[..]), (&want[..], &[][..]));
             } else {
-                assert_eq!((work.tables.len(), &work.picks[..]), (numbers + 40, &[0, 0, 44, numbers as i64][..]));
+                let all = numbers + 40 + if attention.trims() { 2 } else { 0 };
+                assert_eq!((work.tables.len(), &work.picks[..]), (all, &[0, 0, 44, numbers as i64][..]));
             }
         }
     }
