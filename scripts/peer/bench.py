@@ -38,7 +38,7 @@ def options(argv):
     add("--case", action="append", metavar="CASE", help="measure this case; may be repeated (default: the five standard ones)")
     add("--repeats", type=int, default=5, metavar="N", help="interleaved repeats per case (default: 5)")
     add("--tries", type=int, default=1, metavar="N", help="short runs per peer setting before the slow ones are left out (default: 1)")
-    add("--peer-setting", metavar="S", help="skip that choice: fa=on|off,repack=on|off[,kv=split|unified]")
+    add("--peer-setting", metavar="S", help="skip that choice: fa=on|off,repack=on|off[,kv=split|unified][,cache=f16|q8_0]")
     add("--only", choices=("ours", "peer"), help="measure one side")
     add("--format", choices=("text", "json"), default="text", help="report for people or programs (default: text)")
     add("--check", action="store_true", help="exit 1 when a median ratio is below its floor")

@@ -1,7 +1,9 @@
 """What is measured: the cases, the peer's settings, and the command line of each side for each case.
 
 A case is written as our own benchmark takes it (`decode:depth=2048`, `branches:n=8,prompt=512,gen=64`, `prefill:n=512`,
-`score:n=16,prompt=512,len=128`). Takes text; returns commands as argument lists; runs nothing.
+`score:n=16,prompt=512,len=128`). Behind a decode case may stand what our side may lose there, `decode:depth=7900 kv=int8
+attention=sparse:256`; the peer then may round its keys and values, too. Takes text; returns commands as argument lists; runs
+nothing.
 """
 
 import itertools
@@ -36,6 +38,9 @@ _FIELDS = {
 }
 _LIMIT = 1 << 20
 
+# What may stand behind a decode case, in this order; each is an option of our benchmark.
+_LOSSY = {"kv": r"int8", "attention": r"(sparse|window):[0-9]{1,7}(:0\.[0-9]{1,3})?"}
+
 
 class CaseError(ValueError):
     """A case or a setting that cannot be read; the text says what is allowed."""
@@ -43,15 +48,22 @@ class CaseError(ValueError):
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure. `values` in the order of the kind's fields; counts of tokens, and `n` branches or texts."""
+    """One thing to measure. `values` in the order of the kind's fields; counts of tokens, and `n` branches or texts. `lossy`:
+    options of our side that change its answers, as pairs."""
 
     kind: str
     values: tuple
+    lossy: tuple = ()
 
     def __getitem__(self, field):
         return self.values[_FIELDS[self.kind].index(field)]
 
     def __str__(self):
+        return " ".join([self.work, *(f"{k}={v}" for k, v in self.lossy)])
+
+    @property
+    def work(self):
+        """The case as our benchmark takes it: without what may be lost."""
         return self.kind + ":" + ",".join(f"{k}={v}" for k, v in zip(_FIELDS[self.kind], self.values))
 
     @property
@@ -76,12 +88,13 @@ class Case:
         """The same case with less work: enough to tell settings apart, too little to quote."""
         less = {"gen": 8, "len": 128, "n": 256 if self.kind == "prefill" else 4 if self.kind == "score" else _LIMIT}
         values = (min(v, less.get(f, v)) for f, v in zip(_FIELDS[self.kind], self.values))
-        return Case(self.kind, tuple(values))
+        return Case(self.kind, tuple(values), self.lossy)
 
 
 def parse_case(text):
     """Reads a case; raises CaseError with the fields that its kind takes."""
-    kind, _, rest = text.partition(":")
+    work, *tail = text.split(" ")
+    kind, _, rest = work.partition(":")
     if kind not in _FIELDS:
         raise CaseError(f"unknown case `{text}`: the kinds are {', '.join(_FIELDS)}")
     fields = _FIELDS[kind]
@@ -95,23 +108,36 @@ def parse_case(text):
     missing = [f for f in fields if f not in given]
     if missing:
         raise CaseError(f"case `{text}`: `{missing[0]}=COUNT` is missing")
-    return Case(kind, tuple(given[f] for f in fields))
+    return Case(kind, tuple(given[f] for f in fields), _lossy(text, kind, tail))
+
+
+def _lossy(text, kind, parts):
+    pairs = tuple(tuple(part.split("=", 1)) for part in parts)
+    names = [pair[0] for pair in pairs]
+    sound = all(len(p) == 2 and p[0] in _LOSSY and re.fullmatch(_LOSSY[p[0]], p[1], re.ASCII) for p in pairs)
+    if pairs and (kind != "decode" or not sound or names != [n for n in _LOSSY if n in names]):
+        raise CaseError(f"case `{text}`: behind a decode case may stand kv=int8, then attention=sparse:PAGES[:SHARE] or =window:PAGES")
+    return pairs
 
 
 @dataclass(frozen=True)
 class Setting:
     """How the peer runs: flash attention, weights repacked at load (AMX buffers included), and where several sequences share
-    a prompt whether one key-value buffer serves all of them (`kv=unified`) or each has its own (`kv=split`)."""
+    a prompt whether one key-value buffer serves all of them (`kv=unified`) or each has its own (`kv=split`). `cache`: the type
+    of keys and values; other than f16 it needs flash attention."""
 
     flash: bool
     repack: bool
     unified: bool = False
+    cache: str = "f16"
 
     def text(self, case):
-        """`fa=off repack=on`, with `kv=` where sequences share a prompt."""
+        """`fa=off repack=on`, with `kv=` where sequences share a prompt, and `cache=` where it is not f16."""
         parts = [f"fa={_on(self.flash)}", f"repack={_on(self.repack)}"]
         if case.many:
             parts.append("kv=unified" if self.unified else "kv=split")
+        if self.cache != "f16":
+            parts.append(f"cache={self.cache}")
         return " ".join(parts)
 
 
@@ -122,29 +148,36 @@ def _on(flag):
 def settings_of(case):
     """Every setting worth trying for a case, in a fixed order."""
     unified = (False, True) if case.many else (False,)
-    return [Setting(fa, rp, kv) for fa, rp, kv in itertools.product((False, True), (True, False), unified)]
+    exact = [Setting(fa, rp, kv) for fa, rp, kv in itertools.product((False, True), (True, False), unified)]
+    rounded = [Setting(True, rp, False, "q8_0") for rp in (True, False)] if case.lossy else []
+    return exact + rounded
 
 
 def parse_setting(text):
-    """Reads `fa=on|off,repack=on|off[,kv=split|unified]`; raises CaseError."""
+    """Reads `fa=on|off,repack=on|off[,kv=split|unified][,cache=f16|q8_0]`; raises CaseError."""
     allowed = {"fa": {"on": True, "off": False}, "repack": {"on": True, "off": False}, "kv": {"unified": True, "split": False}}
+    allowed["cache"] = {"f16": "f16", "q8_0": "q8_0"}
     given = {}
     for part in text.split(","):
         key, _, value = part.partition("=")
         if key in given or value not in allowed.get(key, {}):
-            raise CaseError(f"cannot use `{part}`: a peer setting is fa=on|off,repack=on|off[,kv=split|unified]")
+            raise CaseError(f"cannot use `{part}`: a peer setting is fa=on|off,repack=on|off[,kv=split|unified][,cache=f16|q8_0]")
         given[key] = allowed[key][value]
     if "fa" not in given or "repack" not in given:
         raise CaseError(f"`{text}`: a peer setting needs both fa= and repack=")
-    return Setting(given["fa"], given["repack"], given.get("kv", False))
+    cache = given.get("cache", "f16")
+    if cache != "f16" and not given["fa"]:
+        raise CaseError(f"`{text}`: cache={cache} needs fa=on")
+    return Setting(given["fa"], given["repack"], given.get("kv", False), cache)
 
 
 def ours_command(inferc, model, threads, case):
     """Our side: JSON objects on the standard output, where sequences share a prompt one per way of reading it. It runs the
     case once to warm up; one repetition, because it reports the fastest of several and the peer has no such choice."""
     return [
-        *(inferc, "bench", "--kernels", "--model", model, "--threads", str(threads), "--case", str(case)),
+        *(inferc, "bench", "--kernels", "--model", model, "--threads", str(threads), "--case", case.work),
         *("--repeat", "1", "--format", "json"),
+        *(word for name, value in case.lossy for word in (f"--{name}", value)),
     ]
 
 
@@ -157,7 +190,8 @@ def roofs_command(inferc, threads, sets):
 def _driver(bin_dir, model, threads, setting, kind):
     return [
         *(f"{bin_dir}/peer-driver", "--model", model, "--threads", str(threads), "--flash", _on(setting.flash)),
-        *("--repack", _on(setting.repack), "--kv", "unified" if setting.unified else "split", "--case", kind),
+        *("--repack", _on(setting.repack), "--kv", "unified" if setting.unified else "split", "--cache", setting.cache),
+        *("--case", kind),
     ]
 
 
@@ -176,10 +210,10 @@ def peer_command(bin_dir, model, threads, case, setting, gen, state=None):
     return [*command, "--n", str(n), "--prompt", str(prompt), size, str(each), "--warm", str(warm)]
 
 
-def state_command(bin_dir, model, threads, flash, lengths, state):
+def state_command(bin_dir, model, threads, setting, lengths, state):
     """Computes one prompt with the peer and writes its state after each of so many tokens to the files `state`.LENGTH. Decode
     cases read them back, so that a deep cache is computed once for all runs; its values do not change the work of a run."""
-    command = _driver(bin_dir, model, threads, Setting(flash, True), "state")
+    command = _driver(bin_dir, model, threads, Setting(setting.flash, True, False, setting.cache), "state")
     return [*command, "--depth", str(max(lengths)), "--lengths", ",".join(map(str, lengths)), "--state", state]
 
 
@@ -194,6 +228,7 @@ def tool_command(bin_dir, model, threads, case, setting, gen):
     return [
         *(f"{bin_dir}/llama-bench", "-m", model, "-t", str(threads), *work),
         *("-fa", _on(setting.flash), "--repack", str(int(setting.repack)), "-r", "2", "-o", "jsonl"),
+        *("-ctk", setting.cache, "-ctv", setting.cache),
     ]
 
 

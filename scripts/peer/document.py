@@ -26,7 +26,8 @@ def documents(cache):
         for name, text, words in _plots(of_threads, threads):
             files[name] = text
             pictures.append(f"![{words}]({name})")
-    parts = [_opening(cache, good), _doubts(good), *pictures, *_tables(good), *_reasons(good), _failures(measured), _roofs(good)]
+    parts = [_opening(cache, good), _doubts(good), *pictures, *_tables(good), _losses(good), *_reasons(good), _failures(measured)]
+    parts.append(_roofs(good))
     parts += [_settings(good), _driver(cache), _closing(cache, measured)]
     files["performance.md"] = "\n\n".join(p for p in parts if p) + "\n"
     return files
@@ -72,7 +73,8 @@ what the machine itself allows.
 - **Work.** Weights are the models' own, prompts are random tokens. Decode and branches: 64 tokens, each computed from all weights; ours
   also samples every token (temperature 0.8 over the whole vocabulary) and feeds it back, the peer's next token is drawn without
   looking at its logits. Branches count the tokens of all branches and not their prompt. Scoring: logits of every token of every text and
-  their log-sum-exp. Attention is dense, keys and values have 16 bits, on both sides.
+  their log-sum-exp. Attention is dense, keys and values have 16 bits, on both sides, but in rows that say otherwise: there the
+  peer may round its keys and values to 8 bits, too (`cache=q8_0`).
 - **Numbers.** Median of the interleaved repeats ({repeats}), each side in a process of its own, the side that goes first alternating; the
   ratio is taken pair by pair, in brackets the least and the greatest.
 - **Roof.** Tokens per second if a step took only the longer of two times: reading its bytes once (the file's weights, keys and values),
@@ -128,6 +130,22 @@ def _table_row(row, record):
         record["roof"]["bound"] if record["roof"] else "–",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _losses(good):
+    """What goes with the rows that lose something."""
+    rows = sorted({row for row, _, _ in good if row.loss}, key=lambda row: row.case)
+    if not rows:
+        return ""
+    lines = ["Rows that name a format of keys and values or a number of pages lose something, and run only where a strategy allows it:", ""]
+    for row in rows:
+        allowance, kl, same = row.loss
+        lines.append(
+            f"- {label(row.case)}: what the planner chooses for `{allowance}`. Measured at 8000 tokens of context: {kl:.3f} nats of mean"
+            f" KL divergence from exact attention, the same most probable token at {100 * same:.0f} % of the positions."
+        )
+    lines += ["", "How that was measured, other budgets and pass keys: [sparse-attention.md](sparse-attention.md)."]
+    return "\n".join(lines)
 
 
 def met(row, record):
@@ -290,7 +308,8 @@ def _plots(records, threads):
     if bars:
         title = f"inferc / llama.cpp, {_count(threads)}"
         yield RATIOS.format(threads), ratio_bars(title, bars), f"Ratios of tokens per second, {_count(threads)}"
-    decodes = [(parse_case(row.case)["depth"], record) for row, record in records if row.model == "smollm2" and row.case.startswith("decode")]
+    cases = [(row, parse_case(row.case), record) for row, record in records]
+    decodes = [(c["depth"], record) for row, c, record in cases if row.model == "smollm2" and c.kind == "decode" and not c.lossy]
     if len(decodes) > 1:
         series = [("inferc", "a", [(d, r["ours"]["median"]) for d, r in decodes])]
         series.append(("llama.cpp", "b", [(d, r["peer"]["median"]) for d, r in decodes]))

@@ -2,7 +2,7 @@
 // a prompt's keys and values are kept in a file and read back (a deep cache need not be computed for every run), and texts can
 // be scored. Prints one JSON object on the standard output, diagnostics on the standard error; exit code 1 on any failure.
 //
-//   peer-driver --model FILE --threads N --flash on|off --repack on|off --kv split|unified --case KIND
+//   peer-driver --model FILE --threads N --flash on|off --repack on|off --kv split|unified --cache f16|q8_0 --case KIND
 //               [--depth D] [--n N] [--prompt P] [--gen G] [--len L] [--warm W] [--state PREFIX] [--lengths A,B,…]
 //
 // Kinds:
@@ -38,7 +38,7 @@ using Options = std::map<std::string, std::string>;
 
 Options read_options(int argc, char ** argv) {
     static const char * known[] = { "model", "threads", "flash", "repack", "kv",   "case",  "depth",
-                                    "n",     "prompt",  "gen",   "len",    "warm", "state", "lengths" };
+                                    "n",     "prompt",  "gen",   "len",    "warm", "state", "lengths", "cache" };
     Options out;
     for (int i = 1; i < argc; i += 2) {
         const std::string name = argv[i];
@@ -326,6 +326,7 @@ void open(Peer & peer, const Options & options, const std::string & kind, bool u
     params.n_threads_batch = peer.threads;
     params.flash_attn_type =
         either(options, "flash", "on", "off") ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    params.type_k = params.type_v = either(options, "cache", "q8_0", "f16") ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
     params.kv_unified = unified;
     params.no_perf = true;
     peer.context = llama_init_from_model(peer.model, params);

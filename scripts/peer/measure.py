@@ -121,7 +121,7 @@ def parse_ours(text, case, share):
     """Reads our side's samples of a case, by the way of reading the prompt where there are several (else one, named "")."""
     found = {}
     for value in json_values(text):
-        if value.get("case") != str(case):
+        if value.get("case") != case.work:
             continue
         try:
             rate, seconds, tokens = float(value["tokens_per_second"]), float(value["seconds"]), int(value["tokens"])
@@ -215,7 +215,7 @@ def _measure_case(session, case, cases, progress):
         gen = next(iter(_ours(session, case).values())).tokens if case.kind == "decode" else DEFAULT_GEN
     if "peer" in session.sides:
         settings, tried = _choose_setting(session, case, cases, gen, retries, progress)
-    rates = _measure_roofs(session, case, gen, progress) if "ours" in session.sides else None
+    rates = _measure_roofs(session, case, gen, progress) if "ours" in session.sides and not case.lossy else None
 
     ours, peers, disturbed = {}, {s: [] for s in settings}, 0
     for turn in range(session.repeats):
@@ -250,37 +250,38 @@ def _ours(session, case):
 
 
 def _peer(session, case, setting, gen):
-    state = _state_files(session, setting.flash) if session.states else None
+    state = _state_files(session, setting) if session.states else None
     text, share = run(session, peer_command(session.peer_bin, session.model, session.threads, case, setting, gen, state))
     return parse_peer(text, case, share)
 
 
-def _state_files(session, flash):
-    """Where the peer's prompts for this model are kept; another file, peer or attention has another name."""
+def _state_files(session, setting):
+    """Where the peer's prompts for this model are kept; another file, peer, attention or cache has another name."""
     about = os.stat(session.model)
     with open(os.path.join(session.peer_bin, "peer-driver"), "rb") as driver:
         peer = hashlib.sha256(driver.read()).hexdigest()
     name = f"{os.path.abspath(session.model)} {about.st_size} {about.st_mtime_ns} {peer}"
-    return os.path.join(session.states, f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{'fa' if flash else 'plain'}")
+    kind = ("fa" if setting.flash else "plain") + ("" if setting.cache == "f16" else f"-{setting.cache}")
+    return os.path.join(session.states, f"{hashlib.sha256(name.encode()).hexdigest()[:16]}-{kind}")
 
 
 def _deep(case):
     return case.kind == "decode" and case["depth"] > 0
 
 
-def ensure_states(session, cases, flash, progress):
+def ensure_states(session, cases, setting, progress):
     """Computes the peer's prompts for the depths of all decode cases, once for all runs of this machine."""
     depths = sorted({c["depth"] for c in cases if c.kind == "decode" and c["depth"]})
     if not session.states or not depths:
         return
     everyone = replace(session, cpus=sum(allowed_cpus(), []))
     os.makedirs(session.states, exist_ok=True)
-    state = _state_files(session, flash)
+    state = _state_files(session, setting)
     if all(os.path.isfile(f"{state}.{depth}") for depth in depths):
         return
-    progress(f"the peer's prompt of {depths[-1]} tokens, flash attention {'on' if flash else 'off'}")
+    progress(f"the peer's prompt of {depths[-1]} tokens, flash attention {'on' if setting.flash else 'off'}, cache {setting.cache}")
     # Not timed, so all cores may help. Depths that exist are written again: the longest needs the others on its way.
-    run(everyone, state_command(session.peer_bin, session.model, len(everyone.cpus), flash, depths, state))
+    run(everyone, state_command(session.peer_bin, session.model, len(everyone.cpus), setting, depths, state))
 
 
 def _choose_setting(session, case, cases, gen, retries, progress):
@@ -288,12 +289,12 @@ def _choose_setting(session, case, cases, gen, retries, progress):
     work, fastest first, and the rate of each try."""
     if session.fixed_setting is not None:
         if _deep(case):
-            ensure_states(session, cases, session.fixed_setting.flash, progress)
+            ensure_states(session, cases, session.fixed_setting, progress)
         return [session.fixed_setting], []
     settings, short = settings_of(case), case.trial()
     if _deep(case):
-        for flash in sorted({s.flash for s in settings}):
-            ensure_states(session, cases, flash, progress)
+        for setting in {(s.flash, s.cache): s for s in settings}.values():
+            ensure_states(session, cases, setting, progress)
     rates = {setting: [] for setting in settings}
     for turn in range(session.tries + _AGAIN):
         if turn >= session.tries:
@@ -337,7 +338,7 @@ def check_driver(session, case, setting, cases, progress):
         return None
     driver, tool, retries = [], [], Retries(session)
     try:
-        ensure_states(session, cases, setting.flash, progress)
+        ensure_states(session, cases, setting, progress)
         for turn in range(session.repeats):
             progress(f"{case}: driver beside the peer's own tool, {turn + 1} of {session.repeats}")
 
@@ -366,7 +367,8 @@ def _record(session, case, rates, ours_by_mode, peers, gen):
     mode, best = _fastest(ours_by_mode), _fastest(peers)
     ours, theirs = ours_by_mode.get(mode, []), peers.get(best, [])
     ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, theirs)]
-    limit = roof_of(session.model_bytes, case, rates, gen)
+    # What a lossy choice reads depends on the choice: the roof of the dense case is none for it.
+    limit = None if case.lossy else roof_of(session.model_bytes, case, rates, gen)
     ours_spread = spread([s.tokens_per_second for s in ours])
     peer_spread = spread([s.tokens_per_second for s in theirs])
 

@@ -85,7 +85,8 @@ def gguf(tied):
 
 class Cases(unittest.TestCase):
     def test_text_round_trips(self):
-        for text in (*cases.DEFAULT_CASES, "branches:n=32,prompt=1,gen=1"):
+        lossy = ("decode:depth=7 kv=int8", "decode:depth=7 kv=int8 attention=sparse:64:0.95", "decode:depth=7 attention=window:8")
+        for text in (*cases.DEFAULT_CASES, "branches:n=32,prompt=1,gen=1", *lossy):
             self.assertEqual(str(cases.parse_case(text)), text)
 
     def test_a_trial_is_the_same_kind_of_work_and_less(self):
@@ -104,12 +105,27 @@ class Cases(unittest.TestCase):
 
     def test_bad_text_is_refused(self):
         bad = ("", "decode", "decode:depth=", "decode:depth=-1", "decode:depth=1,depth=2", "prefill:n=0", "branches:n=8", "x:n=1")
+        tails = (" kv=f16", " attention=dense", " attention=sparse:1 kv=int8", " kv=int8 kv=int8", " kv", " ", "  kv=int8")
+        bad = (*bad, *(f"decode:depth=1{tail}" for tail in tails), "prefill:n=5 kv=int8")
         for text in (*bad, "prefill:n=9999999", "decode:depth=１"):
             with self.assertRaises(cases.CaseError, msg=text):
                 cases.parse_case(text)
-        for text in ("", "fa=on", "fa=maybe,repack=on", "fa=on,fa=on,repack=on"):
+        for text in ("", "fa=on", "fa=maybe,repack=on", "fa=on,fa=on,repack=on", "fa=off,repack=on,cache=q8_0"):
             with self.assertRaises(cases.CaseError, msg=text):
                 cases.parse_setting(text)
+
+    def test_what_may_be_lost_goes_to_both_sides(self):
+        case = cases.parse_case("decode:depth=7900 kv=int8 attention=sparse:128")
+        ours = cases.ours_command("inferc", "m", 2, case)
+        self.assertEqual(ours[ours.index("--case") + 1], "decode:depth=7900")
+        self.assertEqual(ours[-4:], ["--kv", "int8", "--attention", "sparse:128"])
+        rounded = [s for s in cases.settings_of(case) if s.cache != "f16"]
+        self.assertTrue(rounded and all(s.flash for s in rounded))
+        for setting in cases.settings_of(case):
+            self.assertEqual(cases.parse_setting(setting.text(case).replace(" ", ",")), setting)
+            command = cases.peer_command("bin", "m", 2, case, setting, 64)
+            self.assertEqual(command[command.index("--cache") + 1], setting.cache)
+        self.assertTrue(all(s.cache == "f16" for s in cases.settings_of(cases.parse_case("decode:depth=7900"))))
 
     def test_context_holds_the_work(self):
         case = cases.parse_case("branches:n=8,prompt=512,gen=64")

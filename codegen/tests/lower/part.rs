@@ -163,6 +163,48 @@ fn lists_hold_the_pages_with_the_largest_bounds() {
     }
 }
 
+#[test]
+fn trimmed_lists_hold_the_share_and_no_page_more() {
+    let (mut shorter, mut unequal) = (0, 0);
+    for (kv, top_p) in [(KvFormat::F16, 900), (KvFormat::F16, 500), (KvFormat::Int8, 700), (KvFormat::F16, 1)] {
+        let attention = Attention::Sparse { pages: 14, sinks: 1, window: 2, dense_layers: 1, top_p };
+        let tiny = tiny();
+        let rows = [row(0, 527), row(1, 400), row(3, 239)];
+        let mut m = Machine::new(&tiny, &ModelSchedule { kv, attention, ..schedule() }, 2);
+        let engine = Engine::best(&m.program);
+        m.run(&engine, &rows);
+        for (i, row) in rows.iter().enumerate() {
+            let all: Vec<usize> = (0..=row.position / PAGE).map(|p| page_of(row.sequence, p)).collect();
+            let lists = [0, 1].map(|head| m.pages_of(1, i, row, head));
+            unequal += usize::from(lists[0].len() != lists[1].len());
+            for (head, list) in lists.iter().enumerate() {
+                let places: Vec<usize> =
+                    list.iter().map(|p| all.iter().position(|a| a == p).expect("its own page")).collect();
+                assert!(places.windows(2).all(|w| w[0] < w[1]), "in order, none twice: {places:?}");
+                let (last, n) = (all.len(), places.len());
+                assert!(n <= 14 && places[0] == 0 && places[n - 2..] == [last - 2, last - 1], "{places:?}");
+                let kept = &places[1..n - 2];
+                assert!(!kept.is_empty());
+                let bounds: Vec<f64> =
+                    (1..last - 2).map(|p| bound_and_truth(&m, &tiny.model, 1, i, all[p], head).0).collect();
+                let most = bounds.iter().copied().fold(f64::MIN, f64::max);
+                // Three query heads share a KV head.
+                let weight = |p: usize| ((bounds[p - 1] - most) / 3.0).exp();
+                let total: f64 = (1..last - 2).map(weight).sum();
+                let (held, wanted) = (kept.iter().map(|p| weight(*p)).sum::<f64>(), f64::from(top_p) / 1000.0 * total);
+                let least = kept.iter().map(|p| weight(*p)).fold(f64::MAX, f64::min);
+                let out = (1..last - 2).filter(|p| !kept.contains(p)).map(weight).fold(0.0, f64::max);
+                let slack = 1e-4 * total;
+                assert!(out <= least + slack, "{places:?}: a page of {out} is out, one of {least} is in");
+                assert!(held >= wanted - slack || kept.len() == 11, "{held} of {wanted} with {places:?}");
+                assert!(held - least <= wanted + slack, "{places:?} has a page too many");
+                shorter += usize::from(kept.len() < 11);
+            }
+        }
+    }
+    assert!(shorter > 6 && unequal > 0, "{shorter} lists are trimmed, {unequal} rows differ by head");
+}
+
 /// Keys that are hard on summaries: huge, tiny, equal, with one channel that is far off, alternating in sign.
 fn adversary(kind: usize, i: usize, slot: usize) -> f32 {
     match kind {

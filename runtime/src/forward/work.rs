@@ -425,11 +425,9 @@ mod tests {
         // Long and decoded; short; a prompt; the last token of a prompt that was cut into steps.
         let runs = [run(0, 699, 1, true), run(1, 89, 1, true), run(2, 690, 10, false), run(3, 700, 1, false)];
         let sparse = Attention::Sparse { pages: 20, sinks: 1, window: 4, dense_layers: 1, top_p: 1000 };
-        for (attention, stride) in [
-            (sparse, 20),
-            (sparse.trimmed(900), 20),
-            (Attention::Window { sinks: 2, window: 18, dense_layers: 0 }, 0),
-        ] {
+        for (attention, stride) in
+            [(sparse, 20), (sparse.trimmed(900), 20), (Attention::Window { sinks: 2, window: 18, dense_layers: 0 }, 0)]
+        {
             let limits = Limits { attention, ..limits() };
             let mut work = Work::default();
             work.plan(&runs, PrefixMode::Shared, &limits);
