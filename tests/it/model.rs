@@ -317,18 +317,14 @@ fn a_pass_key_is_found_by_chosen_pages_and_not_by_a_window() {
     let _alone = alone();
     let text = std::fs::read_to_string(root("ARCHITECTURE.md")).expect("a text of more than 2048 tokens");
     let (chosen, last) = ((KvFormat::F16, Attention::sparse(32)), (KvFormat::F16, Attention::window(32)));
-    let trimmed = (KvFormat::F16, Attention::sparse(64).trimmed(950));
-    let wide = (KvFormat::F16, Attention::sparse(128));
-    let ways = [chosen, trimmed, last, wide];
     let extent = Extent { predict: 4, needles: 1 };
     let mut seen: Vec<Fidelity> = Vec::new();
     let mut keep = |f: &Fidelity| seen.push(f.clone());
-    measure(&path, &here(Numerics::Int8, 2), &text, &[2048], &ways, extent, &mut keep).expect("measures");
+    measure(&path, &here(Numerics::Int8, 2), &text, &[2048], &[chosen, last], extent, &mut keep).expect("measures");
     let of = |way| seen.iter().find(|f| f.way == way).expect("every way was measured");
-    for way in [EXACT, chosen, trimmed, wide] {
+    for way in [EXACT, chosen] {
         assert_eq!(of(way).found, 1, "{:?}, {} loses the key", way.0, way.1);
     }
     assert_eq!(of(last).found, 0, "a window of 512 tokens cannot see a key 1000 tokens back");
-    assert!(of(chosen).kl.0 > 0.0 && of(trimmed).kl.0 > 0.0, "pages were left out");
-    assert_eq!(of(wide).kl, (0.0, 0.0), "a budget for all pages is dense attention");
+    assert!(of(chosen).kl.0 > 0.0, "pages were left out");
 }
