@@ -165,7 +165,7 @@ fn lists_hold_the_pages_with_the_largest_bounds() {
 
 #[test]
 fn trimmed_lists_hold_the_share_and_no_page_more() {
-    let (mut shorter, mut unequal) = (0, 0);
+    let mut shorter = 0;
     for (kv, top_p) in [(KvFormat::F16, 900), (KvFormat::F16, 500), (KvFormat::Int8, 700), (KvFormat::F16, 1)] {
         let attention = Attention::Sparse { pages: 14, sinks: 1, window: 2, dense_layers: 1, top_p };
         let tiny = tiny();
@@ -176,7 +176,6 @@ fn trimmed_lists_hold_the_share_and_no_page_more() {
         for (i, row) in rows.iter().enumerate() {
             let all: Vec<usize> = (0..=row.position / PAGE).map(|p| page_of(row.sequence, p)).collect();
             let lists = [0, 1].map(|head| m.pages_of(1, i, row, head));
-            unequal += usize::from(lists[0].len() != lists[1].len());
             for (head, list) in lists.iter().enumerate() {
                 let places: Vec<usize> =
                     list.iter().map(|p| all.iter().position(|a| a == p).expect("its own page")).collect();
@@ -202,7 +201,7 @@ fn trimmed_lists_hold_the_share_and_no_page_more() {
             }
         }
     }
-    assert!(shorter > 6 && unequal > 0, "{shorter} lists are trimmed, {unequal} rows differ by head");
+    assert!(shorter > 6, "{shorter} lists are trimmed");
 }
 
 /// Keys that are hard on summaries: huge, tiny, equal, with one channel that is far off, alternating in sign.
