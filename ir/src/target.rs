@@ -39,17 +39,21 @@ pub struct Bandwidth {
 /// Rate of a kernel class, measured or derived.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelRate {
-    /// Class: `linear.<dtype>` and `head.<dtype>` (work: multiply-adds), `attend` (work: key × query-head pairs at head
-    /// dimension 64; rows are query heads that read a key together).
+    /// Class: `linear.<format>` and `head.<format>` (work: multiply-adds); `attend` over 16-bit keys and `attend.int8`
+    /// (work: key × query-head pairs at head dimension 64; rows are query heads that read a key together); `choose`, the
+    /// choice of pages (work: bounds of a page for one KV head at head dimension 64; rows are pages of the sequence).
     pub class: String,
     /// Rows processed together.
     pub rows: u32,
-    /// Working set of the measurement, bytes: weights of a step (linear, head), or keys and values (attend).
+    /// Working set of the measurement, bytes: weights of a step (linear, head), or keys and values (attend, choose).
     pub bytes: f64,
     /// Work per second, one thread.
     pub one_thread: f64,
     /// Work per second, all threads.
     pub all_threads: f64,
+    /// Relative distance of the two measurements that agree best, the worse of one and all threads: what is above a few
+    /// per cent was disturbed.
+    pub spread: f64,
 }
 
 /// A machine.
@@ -75,6 +79,8 @@ pub struct Target {
     pub kernels: Vec<KernelRate>,
     /// Seconds per barrier (CPU) or launch (GPU).
     pub launch: f64,
+    /// Seconds to start a process of a program that does nothing and to see its end; 0 when not measured.
+    pub start: f64,
     /// Money per hour, USD; 0 when unknown.
     pub usd_per_hour: f64,
     /// True for a profile that `profile-device` wrote.
@@ -159,6 +165,7 @@ pub fn builtin(name: &str) -> Option<Target> {
         read: Vec::new(),
         kernels: Vec::new(),
         launch: row.launch,
+        start: 0.0,
         usd_per_hour: 0.0,
         measured: false,
     })
@@ -258,6 +265,7 @@ mod tests {
             bytes,
             one_thread: rate,
             all_threads: 2.0 * rate,
+            spread: 0.0,
         };
         target.kernels = vec![point(1, 1e6, 100.0), point(4, 1e6, 200.0), point(1, 1e8, 25.0), point(4, 1e8, 100.0)];
         let rate = |rows, bytes, threads| target.kernel_rate("linear.q8_0", rows, bytes, threads).expect("measured");

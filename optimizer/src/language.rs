@@ -109,20 +109,30 @@ fn context(expr: &mut RecExpr<Term>, facts: &Facts, index: u32) -> Id {
     }
 }
 
-/// Chance that a check passes and its seconds per candidate: rough priors that only order them.
-pub(crate) fn check_prior(check: Check) -> (f64, f64) {
+/// Chance that a check passes and its seconds per candidate, where the start of a host program takes `start`: rough priors
+/// that only order them.
+pub(crate) fn check_prior(check: Check, start: f64) -> (f64, f64) {
     match check {
         Check::Regex => (0.5, 3e-6),
         Check::Exact => (0.4, 0.2e-6),
         Check::Numeric => (0.4, 1e-6),
-        Check::Command => (0.4, START + JUDGE),
+        Check::Command => (0.4, start + JUDGE),
         // Its start is paid once per call: it is priced where the size of calls is chosen.
         Check::Lines => (0.4, JUDGE),
     }
 }
 
-/// Seconds to start a host program and to see its end: between a small native one and an interpreter.
-pub(crate) const START: f64 = 4.5e-3;
+/// Seconds to start a process and to see its end, where that was not measured.
+const PROCESS: f64 = 1e-3;
+/// Seconds that a host program needs beyond that until it can answer: between a small native one and an interpreter.
+const READY: f64 = 3.5e-3;
+
+/// Seconds to start a host program and to see its end; `process` is what the machine takes for one that does nothing, 0
+/// when that was not measured.
+pub(crate) fn start(process: f64) -> f64 {
+    READY + if process > 0.0 { process } else { PROCESS }
+}
+
 /// Seconds that a host program takes for an answer.
 pub(crate) const JUDGE: f64 = 0.5e-3;
 

@@ -111,7 +111,7 @@ fn threads(roofline: &Roofline<'_>, threads: u32, demand: Demand) -> (u32, Optio
 }
 
 /// Rows per register block: blocks share the unpacking of weights, rows beyond the registers spill.
-fn row_block(roofline: &Roofline<'_>, numerics: Numerics, demand: Demand) -> (u32, Decision) {
+pub(crate) fn row_block(roofline: &Roofline<'_>, numerics: Numerics, demand: Demand) -> (u32, Decision) {
     let (model, target) = (roofline.model(), roofline.target());
     let held: u32 = if target.isa.avx512 { 8 } else { 2 };
     let unpack = if stored_as_floats(model) { CONVERT_ROWS } else { UNPACK_ROWS };

@@ -6,7 +6,7 @@
 
 use crate::extract::{self, Prices};
 use crate::facts::{Check, Facts, Kind, Site};
-use crate::language::{JUDGE, START, Term, check_of, check_prior};
+use crate::language::{JUDGE, Term, check_of, check_prior, start};
 use crate::lossy::Allowed;
 use crate::physical::{self, Demand};
 use crate::planner::{Options, PlanError, RoleModel};
@@ -334,10 +334,15 @@ impl<'a> World<'a> {
         self.kv(site, kept)
     }
 
+    /// Chance that a check passes and its seconds per candidate on this machine.
+    fn check_prior(&self, check: Check) -> (f64, f64) {
+        check_prior(check, start(self.target.start))
+    }
+
     /// Expected seconds of a chain of checks in an order, for all runs of its site.
     pub(crate) fn checks(&self, site: &Site, order: &[u32]) -> f64 {
         let Kind::Verify(checks) = &site.kind else { return 0.0 };
-        let priors = order.iter().filter_map(|i| checks.get(*i as usize)).map(|c| check_prior(*c));
+        let priors = order.iter().filter_map(|i| checks.get(*i as usize)).map(|c| self.check_prior(*c));
         priors.fold((0.0, 1.0), |(sum, reach), (pass, cost)| (sum + reach * cost, reach * pass)).0 * site.times
     }
 
@@ -349,13 +354,13 @@ impl<'a> World<'a> {
         let rounds = |of: f64, size: u32| (of / f64::from(size.max(1))).max(of.min(1.0));
         let (mut sum, mut candidates) = (0.0, site.together);
         for check in order.iter().filter_map(|i| checks.get(*i as usize)) {
-            let (pass, cost) = check_prior(*check);
+            let (pass, cost) = self.check_prior(*check);
             sum += match check {
                 Check::Regex | Check::Exact | Check::Numeric => candidates * cost,
                 Check::Command => rounds(candidates, at_once) * cost,
                 Check::Lines => {
                     let calls = rounds(candidates, batch);
-                    rounds(calls, at_once) * (START + candidates / calls.max(f64::MIN_POSITIVE) * JUDGE)
+                    rounds(calls, at_once) * (start(self.target.start) + candidates / calls.max(f64::MIN_POSITIVE) * JUDGE)
                 }
             };
             candidates *= pass;
@@ -391,7 +396,7 @@ impl Prices for World<'_> {
             }
             Term::Prefill([s, ..]) => Some((0.0, self.context_memory(Self::index(egraph, *s)?, false))),
             Term::Score([s, _]) => Some((self.scoring(Self::index(egraph, *s)?)?.seconds(), 0.0)),
-            Term::CheckOf([_, kind]) => Some((check_prior(check_of(rules::num(egraph, *kind)?)).1, 0.0)),
+            Term::CheckOf([_, kind]) => Some((self.check_prior(check_of(rules::num(egraph, *kind)?)).1, 0.0)),
             Term::Verify(_) | Term::All(_) | Term::Seq(_) | Term::Gen(_) | Term::Then(_) => Some((0.0, 0.0)),
             Term::Num(_) | Term::End | Term::Pass => Some((0.0, 0.0)),
         }
@@ -400,7 +405,7 @@ impl Prices for World<'_> {
     fn weight(&self, egraph: &EGraph<Term, ()>, node: &Term, child: usize) -> f64 {
         match (node, child) {
             // The rest of a chain runs when the check before it has passed.
-            (Term::All([check, _]), 1) => check_prior(check_of(rules::check_kind(egraph, *check).unwrap_or(0))).0,
+            (Term::All([check, _]), 1) => self.check_prior(check_of(rules::check_kind(egraph, *check).unwrap_or(0))).0,
             (Term::Verify([site, _]), 1) => self.site_of(egraph, *site).map_or(1.0, |s| s.times),
             _ => 1.0,
         }

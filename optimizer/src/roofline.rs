@@ -20,7 +20,7 @@ const CPU_LINEAR: f64 = 0.8;
 const CPU_ATTEND: f64 = 0.35;
 /// Barriers (CPU) or launches (GPU) per layer.
 const LAUNCHES: f64 = 5.0;
-/// What the bound of a page costs, as key × query-head pairs of attention with one row.
+/// What the bound of a page costs where that was not measured, as key × query-head pairs of attention with one row.
 const CHOICE_PAIRS: f64 = 3.0;
 /// Tokens per page.
 #[allow(clippy::cast_precision_loss, reason = "a page is a few tokens")]
@@ -141,6 +141,15 @@ pub struct Roofline<'a> {
     pages: ir::schedule::Attention,
 }
 
+/// What choosing pages takes in a step.
+#[derive(Clone, Copy, Debug, Default)]
+struct Choice {
+    /// Pages of a sequence.
+    pages: f64,
+    /// Bounds of a page for one KV head, over all sequences and layers.
+    bounds: f64,
+}
+
 /// Matrices of one type.
 #[derive(Clone, Debug)]
 struct Linear {
@@ -256,12 +265,28 @@ impl<'a> Roofline<'a> {
     /// a working set of `bytes`.
     fn attend_rate(&self, rows: f64, bytes: f64) -> f64 {
         let head_dim = float(self.model.head_dim);
+        let measured = |class| self.target.kernel_rate(class, self.together(rows), bytes, self.threads);
+        let rate = match self.kv {
+            KvFormat::F16 => measured("attend"),
+            KvFormat::Int8 => measured("attend.int8").or_else(|| measured("attend")),
+        };
         match self.target.kind {
             TargetKind::Gpu => self.target.flops / (4.0 * head_dim),
-            TargetKind::Cpu => self.target.kernel_rate("attend", self.together(rows), bytes, self.threads).map_or_else(
+            TargetKind::Cpu => rate.map_or_else(
                 || CPU_ATTEND * self.target.flops / 2.0 * self.thread_share() / (2.0 * head_dim),
                 |rate| rate * 64.0 / head_dim,
             ),
+        }
+    }
+
+    /// Seconds of choosing pages, in a step that goes through `working_set` bytes.
+    fn choose(&self, choice: Choice, working_set: f64) -> f64 {
+        if choice.bounds == 0.0 {
+            return 0.0;
+        }
+        match self.target.kernel_rate("choose", choice.pages, working_set, self.threads) {
+            Some(rate) => choice.bounds / (rate * 64.0 / float(self.model.head_dim)),
+            None => choice.bounds * CHOICE_PAIRS / self.attend_rate(1.0, working_set),
         }
     }
 
@@ -298,7 +323,7 @@ impl<'a> Roofline<'a> {
         let weight_bytes = self.layer_bytes() + head_bytes;
         let per_token = self.kv_bytes_per_token();
         let (mut pairs, mut kv_bytes, mut resident) = (0.0, 0.0, 0.0);
-        let (parts, choices): (Vec<Part>, Vec<f64>) = parts.iter().map(|p| self.part(*p)).unzip();
+        let (parts, choices): (Vec<Part>, Vec<Choice>) = parts.iter().map(|p| self.part(*p)).unzip();
         for p in &parts {
             let seen = p.count * p.rows * (p.keys + (p.rows + 1.0) / 2.0 + p.shared);
             let read_shared = if p.together { p.shared } else { p.count * p.shared };
@@ -311,7 +336,7 @@ impl<'a> Roofline<'a> {
         let layers: f64 = self.layers.iter().map(|l| self.linear(l, rows, working_set)).sum();
         let head = if heads > 0.0 { self.linear(&self.head, heads, working_set) } else { 0.0 };
         let mut attend: f64 = parts.iter().map(|p| self.attend(p, working_set)).sum();
-        attend += choices.iter().sum::<f64>() / self.attend_rate(1.0, working_set);
+        attend += choices.iter().map(|c| self.choose(*c, working_set)).sum::<f64>();
         let kv_time = kv_bytes / bandwidth;
         if self.target.kernel_rate("attend", 1.0, working_set, self.threads).is_none() {
             attend = attend.max(kv_time);
@@ -332,20 +357,19 @@ impl<'a> Roofline<'a> {
         }
     }
 
-    /// A part as layers see it on average where decoded rows attend to some of the pages, and what choosing them costs, as
-    /// key × query-head pairs.
-    fn part(&self, p: Part) -> (Part, f64) {
+    /// A part as layers see it on average where decoded rows attend to some of the pages, and how these are chosen.
+    fn part(&self, p: Part) -> (Part, Choice) {
         let m = self.model;
         let (keys, layers) = (p.keys + p.shared, float(m.layers));
         let most = self.pages.pages().map_or(f64::INFINITY, |n| float(n) * PAGE);
         if p.rows != 1.0 || keys <= most {
-            return (p, 0.0);
+            return (p, Choice::default());
         }
         let sparse = (layers - float(self.pages.dense_layers())).max(0.0);
         let share = (sparse * most / keys + (layers - sparse)) / layers;
         let seen = Part { keys: p.keys * share, shared: p.shared * share, together: false, ..p };
-        let bounds = if self.pages.chooses() { p.count * keys / PAGE * float(m.kv_heads) * sparse } else { 0.0 };
-        (seen, bounds * CHOICE_PAIRS)
+        let pages = if self.pages.chooses() { keys / PAGE } else { 0.0 };
+        (seen, Choice { pages, bounds: p.count * pages * float(m.kv_heads) * sparse })
     }
 
     /// Launches between K1 and K2.

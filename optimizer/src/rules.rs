@@ -3,7 +3,7 @@
 //! [`NODES`]. Each has a test that evaluates both sides in a small world; a rule without one fails the tests.
 
 use crate::facts::{Facts, Kind};
-use crate::language::{Term, check_of, check_prior};
+use crate::language::{Term, check_of, check_prior, start};
 use egg::{Analysis, Applier, EGraph, Id, PatternAst, Rewrite, Subst, Symbol, Var};
 use std::collections::BTreeSet;
 
@@ -148,7 +148,7 @@ impl Applier<Term, ()> for OrderChecks {
         let link = |t: &Term| if let Term::All(link) = t { Some(*link) } else { None };
         while let Some([check, rest]) = egraph[at].nodes.iter().find_map(link) {
             let kind = check_kind(egraph, check);
-            let (pass, seconds) = check_prior(check_of(kind.unwrap_or(0)));
+            let (pass, seconds) = check_prior(check_of(kind.unwrap_or(0)), start(0.0));
             checks.push((seconds / (1.0 - pass), check));
             at = rest;
         }
