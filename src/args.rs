@@ -443,6 +443,10 @@ pub(crate) struct ProfileArgs {
     /// Measure nothing new: run steps of these models and print predicted beside measured (GGUF files).
     #[arg(long, value_name = "MODEL", num_args = 1.., conflicts_with = "output")]
     pub check: Vec<PathBuf>,
+    /// Measure nothing new: print from where on int8 keys, chosen pages, prompts attended together and larger row blocks
+    /// are faster for these models (GGUF files).
+    #[arg(long, value_name = "MODEL", num_args = 1.., conflicts_with_all = ["output", "check"])]
+    pub crossovers: Vec<PathBuf>,
     /// With --check: most tokens in the cache of a configuration.
     #[arg(long, value_name = "N", default_value_t = 8192, requires = "check")]
     pub depth: usize,

@@ -3,11 +3,12 @@
 //! Every failure names the file or option, the cause and the remedy.
 
 use crate::manifest::{Bound, Manifest, TargetRef};
+use crate::profile::FORMAT;
 use crate::render::Sources;
 use anyhow::{Context, Result, anyhow, bail};
 use ir::model::Model;
 use ir::strategy::{Binding, Role, RoleKind};
-use ir::target::Target;
+use ir::target::{KernelRate, Target};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -154,10 +155,24 @@ pub fn profile(path: &Path) -> Result<Target> {
     let text = source_text(path)?;
     let broken = || format!("{} is no profile: write one with `inferc profile-device -o FILE`", path.display());
     let document: serde_json::Value = serde_json::from_str(&text).with_context(broken)?;
-    let inner = document.get("target").cloned().unwrap_or(document);
+    let inner = match document.get("target") {
+        Some(target) => {
+            let format = document.get("format").and_then(serde_json::Value::as_u64).unwrap_or(1);
+            if format != FORMAT {
+                bail!(
+                    "{} holds a profile of format {format}, this version reads format {FORMAT}: measure again with \
+                     `inferc profile-device`",
+                    path.display()
+                );
+            }
+            target.clone()
+        }
+        None => document,
+    };
     let target: Target = serde_json::from_value(inner).with_context(broken)?;
     let sound = |x: f64| x.is_finite() && x > 0.0;
-    let rates = target.kernels.iter().all(|k| sound(k.one_thread) && sound(k.all_threads) && k.rows > 0);
+    let whole = |k: &KernelRate| sound(k.one_thread) && sound(k.all_threads) && sound(k.bytes) && k.rows > 0;
+    let rates = target.kernels.iter().all(whole) && target.start.is_finite() && target.start >= 0.0;
     let reads = target.read.iter().all(|b| sound(b.bytes) && sound(b.one_thread) && sound(b.all_threads));
     if !(sound(target.flops) && sound(target.bandwidth) && sound(target.memory) && rates && reads && target.threads > 0)
     {

@@ -6,10 +6,62 @@
 use crate::measure;
 use anyhow::Result;
 use ir::plan::PrefixMode;
+use ir::schedule::{Attention, KvFormat};
+use optimizer::lossy::Forced;
 use optimizer::roofline::{Part, Roofline};
 use runtime::forward::LocalModel;
 use runtime::model::{Append, LanguageModel, SeqId, Wanted};
 use std::time::Instant;
+
+/// How keys are kept and attended to in a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// 16-bit keys, all of them.
+    Dense,
+    /// int8 keys, all of them.
+    Int8,
+    /// 16-bit keys of some pages.
+    Sparse,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Dense, Self::Int8, Self::Sparse];
+
+    /// Name in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Int8 => "int8",
+            Self::Sparse => "sparse:64",
+        }
+    }
+
+    /// What a plan is made to take.
+    #[must_use]
+    pub fn forced(self) -> Forced {
+        let (kv, attention) = match self {
+            Self::Dense => (KvFormat::F16, Attention::Dense),
+            Self::Int8 => (KvFormat::Int8, Attention::Dense),
+            Self::Sparse => (KvFormat::F16, Attention::sparse(64)),
+        };
+        Forced { kv: Some(kv), attention: Some(attention) }
+    }
+
+    /// Whether this kind is measured in a configuration: what says something about it beyond what the dense kind says.
+    fn measures(self, config: Config) -> bool {
+        match (self, config) {
+            (Self::Dense, _) => true,
+            (Self::Int8, Config::Prefill { rows, .. }) => rows == 256,
+            (_, Config::Prefill { .. }) => false,
+            (Self::Int8, Config::Decode { branches, depth, .. }) => depth >= 300 && matches!(branches, 1 | 4 | 12),
+            (Self::Sparse, Config::Decode { branches, depth, prefix }) => {
+                depth > 1024 && prefix == PrefixMode::Shared && matches!(branches, 1 | 2 | 8)
+            }
+        }
+    }
+}
 
 /// One configuration of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,9 +106,11 @@ impl std::fmt::Display for Config {
 pub struct Pair {
     /// What ran.
     pub config: Config,
+    /// Over which keys.
+    pub kind: Kind,
     /// Seconds of a step by the cost model.
     pub predicted: f64,
-    /// Median seconds of a step.
+    /// Measured seconds of a step: a quarter of the runs were faster.
     pub measured: f64,
 }
 
@@ -95,19 +149,21 @@ pub fn configs(context: usize) -> Vec<Config> {
     all
 }
 
-/// Measures and predicts the configurations no deeper than `deepest`; `say` hears of each. The order is that of
-/// [`configs`].
+/// Measures and predicts the configurations of a kind no deeper than `deepest`, on a model and with a roofline of that kind;
+/// `say` hears of each. The order is that of [`configs`].
 ///
 /// # Errors
 /// When a step fails or the pool is too small.
 pub fn run(
     model: &mut LocalModel,
     roofline: &Roofline<'_>,
+    kind: Kind,
     deepest: usize,
     say: &mut dyn FnMut(&Pair),
 ) -> Result<Vec<Pair>> {
     let info = model.info().clone();
-    let all: Vec<Config> = configs(info.context).into_iter().filter(|c| depth(*c) <= deepest).collect();
+    let all: Vec<Config> =
+        configs(info.context).into_iter().filter(|c| depth(*c) <= deepest && kind.measures(*c)).collect();
     let ids = measure::tokens(all.iter().map(|c| depth(*c)).max().unwrap_or(0) + 512, info.vocab);
     model.set_prefix_mode(PrefixMode::Shared);
     let first = model.create()?;
@@ -120,7 +176,7 @@ pub fn run(
         let at = depth(config);
         model.truncate(first, at)?;
         let measured = measure_one(model, first, config, &ids)?;
-        let pair = Pair { config, predicted: predict(roofline, config), measured };
+        let pair = Pair { config, kind, predicted: predict(roofline, config), measured };
         say(&pair);
         pairs.push(pair);
     }
@@ -149,14 +205,15 @@ fn predict(roofline: &Roofline<'_>, config: Config) -> f64 {
     }
 }
 
-/// Median seconds of a step; the sequence is as before afterwards.
+/// Seconds of a step, of which a quarter of the runs were faster, as rates are measured; the sequence is as before
+/// afterwards.
 fn measure_one(model: &mut LocalModel, first: SeqId, config: Config, ids: &[u32]) -> Result<f64> {
-    const REPEATS: usize = 7;
+    const REPEATS: usize = 9;
     let depth = depth(config);
     let mut seconds = Vec::with_capacity(REPEATS);
     match config {
         Config::Prefill { rows, .. } => {
-            for _ in 0..3 {
+            for _ in 0..4 {
                 let append = Append { seq: first, tokens: &ids[depth..depth + rows], wanted: Wanted::Last };
                 let start = Instant::now();
                 model.step(&[append], &mut |_, _, _| {})?;
@@ -194,7 +251,7 @@ fn measure_one(model: &mut LocalModel, first: SeqId, config: Config, ids: &[u32]
         }
     }
     seconds.sort_by(f64::total_cmp);
-    Ok(seconds[seconds.len() / 2])
+    Ok(seconds[seconds.len() / 4])
 }
 
 /// Median and 90th percentile of the absolute errors.
@@ -222,7 +279,9 @@ mod tests {
     #[test]
     fn enough_configurations_and_in_order_of_depth() {
         let all = configs(8192);
-        assert!(2 * all.len() >= 60, "{} configurations on one and all threads", all.len());
+        let of = |kind: Kind| all.iter().filter(|c| kind.measures(**c)).count();
+        assert!(2 * of(Kind::Dense) >= 60, "{} configurations on one and all threads", all.len());
+        assert!(of(Kind::Int8) >= 10 && of(Kind::Sparse) >= 5, "{} {}", of(Kind::Int8), of(Kind::Sparse));
         assert!(all.windows(2).all(|w| depth(w[0]) >= depth(w[1])));
         assert!(configs(1024).iter().all(|c| depth(*c) <= 512));
     }
@@ -230,8 +289,9 @@ mod tests {
     #[test]
     fn quantiles_of_known_errors() {
         let config = Config::Prefill { rows: 1, depth: 0 };
-        let pairs: Vec<Pair> =
-            (1..=10).map(|i| Pair { config, predicted: 1.0 + f64::from(i) / 100.0, measured: 1.0 }).collect();
+        let pairs: Vec<Pair> = (1..=10)
+            .map(|i| Pair { config, kind: Kind::Dense, predicted: 1.0 + f64::from(i) / 100.0, measured: 1.0 })
+            .collect();
         let (median, p90) = quantiles(&pairs);
         assert!((median - 0.05).abs() < 1e-9 && (p90 - 0.09).abs() < 1e-9);
     }

@@ -112,14 +112,7 @@ fn crossover(
     let most = *counts.last()?;
     let slower = counts.iter().rposition(|n| new(*n) >= old(*n));
     let from = counts.get(slower.map_or(0, |i| i + 1)).copied();
-    Some(Crossover {
-        faster: faster.to_owned(),
-        than: than.to_owned(),
-        unit,
-        from,
-        most,
-        gain: old(most) / new(most),
-    })
+    Some(Crossover { faster: faster.to_owned(), than: than.to_owned(), unit, from, most, gain: old(most) / new(most) })
 }
 
 #[cfg(test)]

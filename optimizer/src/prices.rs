@@ -360,7 +360,8 @@ impl<'a> World<'a> {
                 Check::Command => rounds(candidates, at_once) * cost,
                 Check::Lines => {
                     let calls = rounds(candidates, batch);
-                    rounds(calls, at_once) * (start(self.target.start) + candidates / calls.max(f64::MIN_POSITIVE) * JUDGE)
+                    rounds(calls, at_once)
+                        * (start(self.target.start) + candidates / calls.max(f64::MIN_POSITIVE) * JUDGE)
                 }
             };
             candidates *= pass;

@@ -1,0 +1,509 @@
+//! The synthetic models that kernels are measured on, the steps that are timed on each, and the rates that follow.
+//!
+//! Takes a machine; times steps on one thread and on all, notes them in a ledger, and derives rates of kernel classes from
+//! what settled. Two models per weight format, one that caches hold and one that they do not; attention over each kind of
+//! keys by groups of query heads; the choice of pages beside the same attention without a choice.
+
+use super::quiet;
+use super::settle::{Settled, Visit, lower_quartile, rising, settle};
+use crate::machine::Machine;
+use crate::measure;
+use crate::synthetic::{Shape, gguf};
+use anyhow::Result;
+use ir::plan::PrefixMode;
+use ir::program::PAGE;
+use ir::schedule::{Attention, KvFormat, Numerics};
+use ir::target::KernelRate;
+use ir::tensor::{DType, tile_bytes};
+use optimizer::lossy::Forced;
+use optimizer::roofline::Roofline;
+use runtime::forward::LocalModel;
+use runtime::gguf::Gguf;
+use runtime::model::{Append, LanguageModel, SeqId, Wanted};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A weight format whose rates are measured, as `linear.<name>` and `head.<name>`; others are priced like the nearest.
+#[derive(Clone, Copy, Debug)]
+struct Format {
+    name: &'static str,
+    stored: DType,
+    numerics: Numerics,
+}
+
+const FORMATS: &[Format] = &[
+    Format { name: "q4_1", stored: DType::Q4_1, numerics: Numerics::Int8 },
+    Format { name: "q8_0", stored: DType::Q8_0, numerics: Numerics::Int8 },
+    Format { name: "q4_k", stored: DType::Q4_K, numerics: Numerics::Int8 },
+    Format { name: "q5_0", stored: DType::Q5_0, numerics: Numerics::Int8 },
+    Format { name: "q6_k", stored: DType::Q6_K, numerics: Numerics::Int8 },
+    Format { name: "f16", stored: DType::F16, numerics: Numerics::Int8 },
+];
+/// Rows per step at which linear rates are measured.
+const ROWS: &[u32] = &[1, 2, 4, 8, 12, 16, 32, 128];
+/// Weights of the model that caches do not hold, bytes.
+const STREAMED: usize = 96 << 20;
+/// Copies of a context that caches do not hold together.
+const COPIES: u32 = 48;
+/// Keys that attention is measured over.
+const DEPTH: u32 = 1024;
+/// Query heads of a KV head, and the most rows that are measured with so many.
+const GROUPS: [(u32, u32); 3] = [(1, 8), (3, 4), (7, 1)];
+/// Contexts out of which pages are chosen, tokens.
+const CHOICES: [u32; 2] = [2048, 7168];
+/// Pages that are chosen: few, so that attention to them is short beside the choice.
+const CHOSEN: u32 = 4;
+
+/// A step that is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Step {
+    /// So many sequences without a past; logits for each on request.
+    Fresh { rows: u32, logits: bool },
+    /// So many tokens of one sequence without a past.
+    Prompt { rows: u32 },
+    /// So many tokens after `depth` cached ones, in one of so many copies in turn.
+    Deep { rows: u32, depth: u32, copies: u32 },
+}
+
+/// A step on a subject by a team.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    /// Position in the list of subjects.
+    pub(super) subject: usize,
+    /// Threads.
+    team: u32,
+    step: Step,
+}
+
+/// What was timed, and what the matrices of subjects do.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    visits: BTreeMap<Key, Vec<Visit>>,
+    matrices: BTreeMap<usize, Matrices>,
+}
+
+/// Multiply-adds per row of the layers and of the output matrix, and bytes of all weights.
+#[derive(Clone, Copy, Debug)]
+struct Matrices {
+    layers: f64,
+    head: f64,
+    bytes: f64,
+}
+
+impl Ledger {
+    /// Steps noted.
+    pub(super) fn len(&self) -> usize {
+        self.visits.len()
+    }
+
+    /// Steps whose visits do not agree.
+    pub(super) fn unsettled(&self) -> Vec<Key> {
+        self.visits.iter().filter(|(_, v)| settle(v).is_none_or(|s| !s.agrees())).map(|(k, _)| *k).collect()
+    }
+
+    fn note(&mut self, key: Key, visit: Visit) {
+        self.visits.entry(key).or_default().push(visit);
+    }
+
+    fn settled(&self, subject: usize, team: u32, step: Step) -> Option<Settled> {
+        settle(self.visits.get(&Key { subject, team, step })?)
+    }
+}
+
+/// What a subject is measured for.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Matrices; those that caches do not hold also give the output matrix.
+    Linear { format: Format, streamed: bool },
+    /// Attention of a group of query heads.
+    Attend { class: &'static str, group: u32 },
+    /// Attention to chosen pages.
+    Choose,
+    /// Attention to as many pages without a choice: what [`Kind::Choose`] is compared with.
+    Listed,
+}
+
+/// A synthetic model, how it is run, and what is timed.
+#[derive(Clone, Debug)]
+pub(super) struct Subject {
+    kind: Kind,
+    shape: Shape,
+    numerics: Numerics,
+    forced: Forced,
+    steps: Vec<Step>,
+}
+
+/// All subjects.
+pub(super) fn subjects() -> Vec<Subject> {
+    let mut all = Vec::new();
+    for format in FORMATS {
+        all.extend(linear(*format));
+    }
+    for (class, kv) in [("attend", KvFormat::F16), ("attend.int8", KvFormat::Int8)] {
+        for (group, most) in GROUPS {
+            let rows: Vec<u32> = (0..4).map(|i| 1 << i).take_while(|r| *r <= most).collect();
+            let deep = |copies| rows.iter().map(move |r| Step::Deep { rows: *r, depth: DEPTH, copies });
+            let steps = rows.iter().map(|r| Step::Prompt { rows: *r }).chain(deep(1)).chain(deep(COPIES)).collect();
+            let forced = Forced { kv: Some(kv), attention: None };
+            let (kind, shape) = (Kind::Attend { class, group }, thin(group, 2 * DEPTH));
+            all.push(Subject { kind, shape, numerics: Numerics::Int8, forced, steps });
+        }
+    }
+    let choose = Attention::Sparse { pages: CHOSEN, sinks: 1, window: 2, dense_layers: 0 };
+    let listed = Attention::Window { sinks: 1, window: CHOSEN - 1, dense_layers: 0 };
+    for (kind, attention) in [(Kind::Choose, choose), (Kind::Listed, listed)] {
+        let steps = CHOICES.iter().map(|depth| Step::Deep { rows: 1, depth: *depth, copies: 1 }).collect();
+        let forced = Forced { kv: None, attention: Some(attention) };
+        all.push(Subject { kind, shape: thin(1, 8192), numerics: Numerics::Int8, forced, steps });
+    }
+    all
+}
+
+/// A model that is little more than attention.
+fn thin(group: u32, context: u32) -> Shape {
+    let (layers, heads, dtype) = (4, 2 * group, DType::Q8_0);
+    Shape { layers, hidden: 256, heads, kv_heads: 2, ffn: 256, vocab: 2048, context, dtype }
+}
+
+/// The small and the large model of a format.
+fn linear(format: Format) -> [Subject; 2] {
+    let (dtype, numerics, forced) = (format.stored, format.numerics, Forced::default());
+    let small = Shape { layers: 4, hidden: 512, heads: 8, kv_heads: 2, ffn: 1536, vocab: 2048, context: 256, dtype };
+    let layer = tile_bytes(dtype, 1024) * (2 * 1024 + 512 + 3 * 3072) / 16;
+    let layers = u32::try_from(STREAMED / layer).unwrap_or(1).max(2);
+    let large = Shape { layers, hidden: 1024, heads: 16, kv_heads: 4, ffn: 3072, vocab: 16384, context: 256, dtype };
+    [(small, false), (large, true)].map(|(shape, streamed)| {
+        // Output matrices are large: the small model says nothing about them. Nor does a model of a hundred megabytes
+        // say more about long prompts than the small one.
+        let rows = ROWS.iter().filter(|r| !streamed || **r <= 32);
+        let step = |rows| if rows <= 32 { Step::Fresh { rows, logits: streamed } } else { Step::Prompt { rows } };
+        Subject {
+            kind: Kind::Linear { format, streamed },
+            shape,
+            numerics,
+            forced,
+            steps: rows.map(|r| step(*r)).collect(),
+        }
+    })
+}
+
+/// One thread and all of them.
+fn teams(threads: u32) -> Vec<u32> {
+    if threads > 1 { vec![1, threads] } else { vec![1] }
+}
+
+impl Subject {
+    /// What is measured, for people.
+    pub(super) fn name(&self) -> String {
+        match self.kind {
+            Kind::Linear { format, streamed: false } => format!("{} weights in caches", format.name),
+            Kind::Linear { format, .. } => format!("{} weights out of memory", format.name),
+            Kind::Attend { class: "attend.int8", group } => format!("attention to int8 keys, {group} heads together"),
+            Kind::Attend { group, .. } => format!("attention, {group} heads together"),
+            Kind::Choose => "choice of pages".to_owned(),
+            Kind::Listed => "pages without a choice".to_owned(),
+        }
+    }
+
+    /// Times the steps that `wanted` picks, each once more, and notes them.
+    ///
+    /// # Errors
+    /// When memory or threads are refused, or the kernels cannot be compiled.
+    pub(super) fn visit(
+        &self,
+        index: usize,
+        machine: &Machine,
+        ledger: &mut Ledger,
+        wanted: &dyn Fn(&Key) -> bool,
+    ) -> Result<()> {
+        let machine = Machine { forced: self.forced, numerics: self.numerics, ..machine.clone() };
+        let image = Arc::new(Gguf::from_bytes("synthetic", gguf(self.shape))?);
+        if let Kind::Linear { .. } = self.kind {
+            let model = image.model()?;
+            let roofline = Roofline::new(&model, &machine.target);
+            let (layers, head) = (roofline.layer_macs(), f64::from(model.hidden) * f64::from(model.vocab));
+            ledger.matrices.insert(index, Matrices { layers, head, bytes: roofline.weight_bytes() });
+        }
+        for team in teams(machine.threads) {
+            let keys = self.steps.iter().map(|step| Key { subject: index, team, step: *step });
+            let keys: Vec<Key> = keys.filter(|k| wanted(k)).collect();
+            if keys.is_empty() {
+                continue;
+            }
+            let pages = 64 + 3 * u64::from(self.shape.context);
+            let (mut model, _) = measure::start(image.clone(), Path::new("synthetic"), &machine, team, pages)?;
+            // Forks get copies of their keys.
+            model.set_prefix_mode(PrefixMode::Copied);
+            for key in keys {
+                ledger.note(key, time(&mut model, key.step)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Seconds per step, one thread's and all threads', of what a class does in steps with rising `rows`, by working set.
+    fn curves(&self, index: usize, all: &[Subject], ledger: &Ledger, machine: &Machine) -> Vec<Curve> {
+        let seen = |team, step| ledger.settled(index, team, step);
+        let launch = |team: u32, each: u32| {
+            if team > 1 { f64::from(each * self.shape.layers) * machine.target.launch } else { 0.0 }
+        };
+        let context = |tokens: f64| tokens * f64::from(self.shape.layers * self.shape.kv_heads * 64) * 2.0;
+        let heads = f64::from(self.shape.heads * self.shape.layers);
+        let mut curves = Vec::new();
+        match self.kind {
+            Kind::Linear { format, streamed } => {
+                let Some(work) = ledger.matrices.get(&index) else { return curves };
+                let curve = |kind| Curve::new(kind, format.name, work.bytes);
+                let (mut layers, mut heads) = (curve("linear"), curve("head"));
+                for step in &self.steps {
+                    let (Step::Fresh { rows, .. } | Step::Prompt { rows } | Step::Deep { rows, .. }) = *step;
+                    layers.point(rows, work.layers * f64::from(rows), machine, |team| {
+                        seen(team, *step).map(|s| (s.layers - launch(team, 5), s.spread))
+                    });
+                    if streamed {
+                        let part = |team| seen(team, *step).map(|s| (s.head, s.spread));
+                        heads.point(rows, work.head * f64::from(rows), machine, part);
+                    }
+                }
+                curves.extend([layers, heads]);
+            }
+            Kind::Attend { class, group } => {
+                for copies in [1, COPIES] {
+                    let scales = if class == "attend" { 2.0 } else { 1.0 + 4.0 / 64.0 };
+                    let bytes = f64::from(copies) * context(f64::from(DEPTH)) * scales;
+                    let mut curve = Curve::new(class, "", bytes);
+                    for step in &self.steps {
+                        let Step::Deep { rows, .. } = *step else { continue };
+                        if *step != (Step::Deep { rows, depth: DEPTH, copies }) {
+                            continue;
+                        }
+                        let work = f64::from(rows) * f64::from(DEPTH) * heads;
+                        curve.point(rows * group, work, machine, |team| {
+                            let (deep, bare) = (seen(team, *step)?, seen(team, Step::Prompt { rows })?);
+                            Some((deep.layers - bare.layers, deep.spread.max(bare.spread)))
+                        });
+                    }
+                    curves.push(curve);
+                }
+                larger_is_slower(&mut curves);
+            }
+            Kind::Choose => {
+                let listed = all.iter().position(|s| matches!(s.kind, Kind::Listed));
+                let mut curve = Curve::new("choose", "", context(f64::from(CHOICES[0])) * 2.0);
+                for step in &self.steps {
+                    let Step::Deep { depth, .. } = *step else { continue };
+                    let pages = depth / PAGE as u32;
+                    let work = f64::from(pages) * f64::from(self.shape.kv_heads * self.shape.layers);
+                    curve.point(pages, work, machine, |team| {
+                        let (with, without) = (seen(team, *step)?, ledger.settled(listed?, team, *step)?);
+                        Some((with.layers - without.layers - launch(team, 1), with.spread.max(without.spread)))
+                    });
+                }
+                curves.push(curve);
+            }
+            Kind::Listed => {}
+        }
+        curves
+    }
+}
+
+/// Times of one class over one working set, by rising rows.
+#[derive(Debug)]
+struct Curve {
+    class: String,
+    bytes: f64,
+    points: Vec<Point>,
+}
+
+/// A point of a curve.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    rows: u32,
+    work: f64,
+    /// Seconds of one thread and of all.
+    seconds: [f64; 2],
+    spread: f64,
+}
+
+impl Curve {
+    fn new(class: &str, format: &str, bytes: f64) -> Self {
+        let class = if format.is_empty() { class.to_owned() } else { format!("{class}.{format}") };
+        Self { class, bytes, points: Vec::new() }
+    }
+
+    /// Adds a point whose seconds and spread `of` knows by team; a difference that noise made negative is no point.
+    fn point(&mut self, rows: u32, work: f64, machine: &Machine, of: impl Fn(u32) -> Option<(f64, f64)>) {
+        let (Some(one), Some(all)) = (of(1), of(machine.threads)) else { return };
+        if one.0 > 0.0 && all.0 > 0.0 {
+            self.points.push(Point { rows, work, seconds: [one.0, all.0], spread: one.1.max(all.1).min(1.0) });
+        }
+    }
+
+    /// More rows take no less time.
+    fn repair(&mut self) {
+        self.points.sort_by_key(|p| p.rows);
+        for team in 0..2 {
+            let mut seconds: Vec<f64> = self.points.iter().map(|p| p.seconds[team]).collect();
+            rising(&mut seconds);
+            self.points.iter_mut().zip(seconds).for_each(|(p, s)| p.seconds[team] = s);
+        }
+    }
+
+    fn rates(&self) -> impl Iterator<Item = KernelRate> + '_ {
+        self.points.iter().map(|p| KernelRate {
+            class: self.class.clone(),
+            rows: p.rows,
+            bytes: self.bytes,
+            one_thread: p.work / p.seconds[0],
+            all_threads: p.work / p.seconds[1],
+            spread: p.spread,
+        })
+    }
+}
+
+/// The same steps over rising working sets take no less time.
+fn larger_is_slower(curves: &mut [Curve]) {
+    let rows: Vec<u32> = curves.iter().flat_map(|c| c.points.iter().map(|p| p.rows)).collect();
+    for rows in rows {
+        for team in 0..2 {
+            let mut points: Vec<&mut Point> =
+                curves.iter_mut().filter_map(|c| c.points.iter_mut().find(|p| p.rows == rows)).collect();
+            let mut seconds: Vec<f64> = points.iter().map(|p| p.seconds[team]).collect();
+            rising(&mut seconds);
+            points.iter_mut().zip(seconds).for_each(|(p, s)| p.seconds[team] = s);
+        }
+    }
+}
+
+/// Rates of all classes, from what settled.
+pub(super) fn rates(subjects: &[Subject], ledger: &Ledger, machine: &Machine) -> Vec<KernelRate> {
+    let mut rates = Vec::new();
+    for (index, subject) in subjects.iter().enumerate() {
+        for mut curve in subject.curves(index, subjects, ledger, machine) {
+            curve.repair();
+            rates.extend(curve.rates());
+        }
+    }
+    rates
+}
+
+/// One visit of a step.
+fn time(model: &mut LocalModel, step: Step) -> Result<Visit> {
+    match step {
+        Step::Fresh { rows, logits } => {
+            let ids = measure::tokens(rows as usize, model.info().vocab);
+            let parts: Vec<&[u32]> = ids.chunks(1).collect();
+            fresh(model, &parts, if logits { Wanted::Last } else { Wanted::None })
+        }
+        Step::Prompt { rows } => {
+            let ids = measure::tokens(rows as usize, model.info().vocab);
+            fresh(model, &[&ids], Wanted::None)
+        }
+        Step::Deep { rows, depth, copies } => deep(model, rows as usize, depth as usize, copies),
+    }
+}
+
+/// A step that starts one sequence with each of `parts`.
+fn fresh(model: &mut LocalModel, parts: &[&[u32]], wanted: Wanted) -> Result<Visit> {
+    let seqs = parts.iter().map(|_| model.create()).collect::<Result<Vec<_>, _>>()?;
+    let appends: Vec<Append<'_>> =
+        seqs.iter().zip(parts).map(|(seq, tokens)| Append { seq: *seq, tokens, wanted }).collect();
+    let visit = repeat(|| {
+        let (start, before) = (Instant::now(), model.metrics().head_seconds);
+        model.step(&appends, &mut |_, _, _| {})?;
+        let (seconds, head) = (start.elapsed().as_secs_f64(), model.metrics().head_seconds - before);
+        for seq in &seqs {
+            model.truncate(*seq, 0)?;
+        }
+        Ok((seconds - head, head))
+    });
+    for seq in seqs {
+        model.free(seq);
+    }
+    visit
+}
+
+/// A step that appends `rows` tokens to one of so many copies of a context, another each time, so that keys come from
+/// where that many bytes are.
+fn deep(model: &mut LocalModel, rows: usize, depth: usize, copies: u32) -> Result<Visit> {
+    let ids = measure::tokens(depth + rows, model.info().vocab);
+    let first = model.create()?;
+    for chunk in ids[..depth].chunks(256) {
+        model.step(&[Append { seq: first, tokens: chunk, wanted: Wanted::None }], &mut |_, _, _| {})?;
+    }
+    let mut seqs: Vec<SeqId> = vec![first];
+    for _ in 1..copies {
+        seqs.push(model.fork(first)?);
+    }
+    let mut next = 0;
+    let mut once = || {
+        let seq = seqs[next % seqs.len()];
+        next += 1;
+        let start = Instant::now();
+        model.step(&[Append { seq, tokens: &ids[depth..], wanted: Wanted::None }], &mut |_, _, _| {})?;
+        let seconds = start.elapsed().as_secs_f64();
+        model.truncate(seq, depth)?;
+        Ok((seconds, 0.0))
+    };
+    // Once through all, so that no page is new and the caches hold what they will hold.
+    for _ in 1..copies {
+        once()?;
+    }
+    let visit = repeat(once);
+    for seq in seqs {
+        model.free(seq);
+    }
+    visit
+}
+
+/// Lower quartiles of repeated runs: as many as fit a budget, at least five.
+fn repeat(mut once: impl FnMut() -> Result<(f64, f64)>) -> Result<Visit> {
+    const BUDGET: f64 = 0.02;
+    const MOST: usize = 40;
+    once()?;
+    let (mut layers, mut heads) = (Vec::new(), Vec::new());
+    let (start, waited) = (Instant::now(), quiet::waited());
+    while layers.len() < 5 || (start.elapsed().as_secs_f64() < BUDGET && layers.len() < MOST) {
+        let (layer, head) = once()?;
+        layers.push(layer);
+        heads.push(head);
+    }
+    let waited = (quiet::waited() - waited).max(0.0) / start.elapsed().as_secs_f64().max(1e-9);
+    Ok(Visit { layers: lower_quartile(&mut layers), head: lower_quartile(&mut heads), waited })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_cover_the_classes_and_their_steps_are_distinct() {
+        let all = subjects();
+        let classes = |f: &dyn Fn(&Kind) -> bool| all.iter().filter(|s| f(&s.kind)).count();
+        assert_eq!(classes(&|k| matches!(k, Kind::Linear { .. })), 2 * FORMATS.len());
+        assert_eq!(classes(&|k| matches!(k, Kind::Attend { .. })), 2 * GROUPS.len());
+        assert_eq!((classes(&|k| matches!(k, Kind::Choose)), classes(&|k| matches!(k, Kind::Listed))), (1, 1));
+        for subject in &all {
+            let mut steps = subject.steps.clone();
+            steps.sort_unstable();
+            steps.dedup();
+            assert_eq!(steps.len(), subject.steps.len(), "{}", subject.name());
+        }
+    }
+
+    #[test]
+    fn curves_are_repaired_over_rows_and_working_sets() {
+        let point = |rows, seconds: f64| Point { rows, work: f64::from(rows), seconds: [seconds; 2], spread: 0.0 };
+        let curve = |bytes, points: &[Point]| Curve { class: "attend".to_owned(), bytes, points: points.to_vec() };
+        // One row was disturbed in caches, two rows beyond them.
+        let mut curves = [curve(1e6, &[point(1, 9.0), point(2, 4.0)]), curve(1e8, &[point(1, 5.0), point(2, 12.0)])];
+        larger_is_slower(&mut curves);
+        curves.iter_mut().for_each(Curve::repair);
+        let seconds: Vec<f64> = curves.iter().flat_map(|c| c.points.iter().map(|p| p.seconds[0])).collect();
+        assert_eq!(seconds, [4.0, 4.0, 5.0, 12.0]);
+        let rates: Vec<f64> = curves[0].rates().map(|r| r.all_threads).collect();
+        assert_eq!(rates, [0.25, 0.5]);
+    }
+}
