@@ -294,7 +294,7 @@ impl Subject {
                 let mut curve = Curve::new("choose", "", context(f64::from(CHOICES[0])) * 2.0);
                 for step in &self.steps {
                     let Step::Deep { depth, .. } = *step else { continue };
-                    let pages = depth / PAGE as u32;
+                    let pages = depth / u32::try_from(PAGE).expect("a page is a few tokens");
                     let work = f64::from(pages) * f64::from(self.shape.kv_heads * self.shape.layers);
                     curve.point(pages, work, machine, |team| {
                         let (with, without) = (seen(team, *step)?, ledger.settled(listed?, team, *step)?);
@@ -491,6 +491,51 @@ mod tests {
             steps.dedup();
             assert_eq!(steps.len(), subject.steps.len(), "{}", subject.name());
         }
+    }
+
+    /// Rates of a ledger in which steps take what a step of their kind would, and a choice adds `choice` seconds to a long one.
+    fn rates_of(choice: f64) -> Vec<KernelRate> {
+        let mut target = ir::target::builtin("reference").expect("a built-in profile");
+        (target.threads, target.launch) = (2, 1e-6);
+        let (backend, numerics, forced) = (crate::default_backend(), Numerics::Int8, Forced::default());
+        let machine = Machine { target, threads: 2, backend, cache: None, numerics, forced, warnings: Vec::new() };
+        let (all, mut ledger) = (subjects(), Ledger::default());
+        for (subject, what) in all.iter().enumerate() {
+            ledger.matrices.insert(subject, Matrices { layers: 1e6, head: 1e5, bytes: 1e7 });
+            for team in [1, 2] {
+                for step in &what.steps {
+                    let (layers, head) = match (*step, what.kind) {
+                        (Step::Fresh { rows, logits }, _) => (f64::from(rows), if logits { 0.5 } else { 0.0 }),
+                        (Step::Prompt { rows }, _) => (f64::from(rows), 0.0),
+                        (Step::Deep { .. }, Kind::Choose) => (100.0 + choice, 0.0),
+                        (Step::Deep { rows, copies: 1, .. }, _) => (2.0 * f64::from(rows), 0.0),
+                        (Step::Deep { .. }, _) => (100.0, 0.0),
+                    };
+                    let key = Key { subject, team, step: *step };
+                    for by in [1.0, 1.01, 7.0] {
+                        ledger.note(key, Visit { layers: layers * by, head: head * by, waited: 0.0 });
+                    }
+                }
+            }
+        }
+        assert!(ledger.unsettled().is_empty());
+        rates(&all, &ledger, &machine)
+    }
+
+    #[test]
+    fn rates_are_work_over_what_it_adds_to_a_step() {
+        let close = |a: f64, b: f64| (a / b - 1.0).abs() < 0.02;
+        let rates = rates_of(0.0);
+        let find = |class: &str, rows: u32| rates.iter().find(|k| k.class == class && k.rows == rows).expect("a rate");
+        assert!(close(find("linear.q4_1", 8).one_thread, 1e6), "{:?}", find("linear.q4_1", 8));
+        assert!(close(find("head.f16", 4).one_thread, 4.0 * 1e5 / 0.5));
+        // What 1024 keys add to a step of one row, which takes two seconds with and one without them.
+        assert!(close(find("attend", 3).all_threads, 1024.0 * f64::from(6 * 4)), "{:?}", find("attend", 3));
+        assert!(rates.iter().any(|k| k.class == "attend.int8"));
+        let choose = find("choose", 2048 / 16);
+        assert!(choose.one_thread > 0.0 && choose.spread < 0.02, "{choose:?}");
+        let none = rates_of(-99.5);
+        assert!(none.iter().all(|k| k.class != "choose"), "a negative time is no rate");
     }
 
     #[test]

@@ -594,13 +594,24 @@ fn a_measured_profile_is_a_target() {
     let args = ["profile-device", "-o", "here.json", "--threads", "1", "--format", "json"];
     let report = inferc(dir.path(), &args).code(0).json();
     assert!(report["bandwidth"].as_f64().is_some_and(|b| b > 1e6), "{report}");
-    assert!(report["target"]["kernels"].as_array().is_some_and(|k| k.len() > 10));
+    let kernels = report["target"]["kernels"].as_array().expect("a list of rates");
+    for class in ["linear.q8_0", "head.q4_1", "attend", "attend.int8"] {
+        let sound = |k: &serde_json::Value| k["one_thread"].as_f64().is_some_and(|r| r > 0.0) && k["spread"].is_f64();
+        assert!(kernels.iter().any(|k| k["class"] == class && sound(k)), "no rate of {class}: {report}");
+    }
+    assert!(report["target"]["start"].as_f64().is_some_and(|s| s > 0.0 && s < 10.0), "{report}");
+    assert!(report["steps"].as_u64() > Some(100) && report["again"].is_u64() && report["noisy"].is_u64(), "{report}");
     let explained = ["explain", "votes.infer", "--target", "here.json", "--format", "json"];
     let first = inferc(dir.path(), &explained).code(0).json();
     assert_eq!(inferc(dir.path(), &explained).code(0).json(), first, "the same profile gives the same plan");
     assert!(first["estimated"]["seconds"].as_f64().is_some_and(|s| s > 0.0));
     let run = ["run", "one.infer", "--target", "here.json", "--format", "json", "--", "--q", "Hello"];
     assert_eq!(inferc(dir.path(), &run).code(0).json()["target"], first["target"]);
+    let crossed = ["profile-device", "--crossovers", "model.gguf", "--threads", "1", "--format", "json"];
+    let crossed = inferc(dir.path(), &crossed).code(0).json();
+    let rows = crossed["crossovers"].as_array().expect("a list");
+    assert!(rows.iter().any(|r| r["faster"] == "int8 keys and values" && r["gain"].as_f64() > Some(0.0)), "{crossed}");
+    assert!(rows.iter().all(|r| r["from"].is_null() || r["from"].as_u64() <= r["most"].as_u64()), "{crossed}");
     let start = std::time::Instant::now();
     inferc(dir.path(), &["profile-device", "-o", "none/here.json"]).code(2).says(&["none/here.json", "no folder"]);
     inferc(dir.path(), &["profile-device", "--threads", "0"]).code(2).says(&["--threads"]);

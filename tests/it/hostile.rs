@@ -183,4 +183,11 @@ fn hostile_manifests_and_settings_are_refused() {
             .code(2)
             .says(&["p.json", "profile-device"]);
     }
+    // Profiles of other formats say what to do, whether they name their format or are older than formats.
+    for (profile, found) in [("{\"target\": {}}", "format 1"), ("{\"format\": 9, \"target\": {}}", "format 9")] {
+        std::fs::write(dir.path().join("p.json"), profile).expect("written");
+        inferc(dir.path(), &["explain", "one.infer", "--model", "base=model.gguf", "--target", "p.json"])
+            .code(2)
+            .says(&["p.json", found, "reads format 2", "measure again with `inferc profile-device`"]);
+    }
 }
