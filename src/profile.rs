@@ -36,8 +36,8 @@ const SETS: &[usize] = &[1 << 20, 8 << 20, 32 << 20, 96 << 20, 384 << 20];
 const PASSES: usize = 2;
 /// Passes at most over what has not settled.
 const AGAIN: usize = 4;
-/// Seconds after which nothing is measured again.
-const BUDGET: f64 = 40.0;
+/// Seconds for measuring again.
+const BUDGET: f64 = 15.0;
 
 /// A measured machine and how far the measurement can be trusted.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ impl Profile {
 /// # Errors
 /// When memory or threads are refused, or the kernels cannot be compiled.
 pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut dyn FnMut(&str)) -> Result<Profile> {
-    let (begin, watch) = (Instant::now(), quiet::Watch::start());
+    let watch = quiet::Watch::start();
     let host = probe::probe();
     let mut target = ir::target::builtin(if host.isa.avx512 { "cpu-avx512" } else { "cpu-avx2" })
         .unwrap_or_else(|| unreachable!("both CPU classes are built in"));
@@ -94,11 +94,11 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut d
     // Buffers of hundreds of megabytes are read after the kernels once more: a second time at another time.
     reads.pass();
     machine.target.launch = machine.target.launch.min(barrier(threads)?);
-    let first = ledger.unsettled();
+    let (first, again) = (ledger.unsettled(), Instant::now());
     for _ in 0..AGAIN {
         for (index, subject) in subjects.iter().enumerate() {
             let open = ledger.unsettled();
-            if open.iter().any(|k| k.subject == index) && begin.elapsed().as_secs_f64() < BUDGET {
+            if open.iter().any(|k| k.subject == index) && again.elapsed().as_secs_f64() < BUDGET {
                 say(&format!("again, {} steps do not agree: {}", open.len(), subject.name()));
                 subject.visit(index, &machine, &mut ledger, &|key| open.contains(key))?;
             }

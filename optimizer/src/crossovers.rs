@@ -66,27 +66,21 @@ pub fn crossovers(roofline: &Roofline<'_>, numerics: Numerics) -> Vec<Crossover>
         let (apart, together) = (step(PrefixMode::Shared), step(PrefixMode::Cascade));
         all.extend(crossover(names, "branches", &branches, &apart, &together));
     }
-    all.extend(blocks(roofline, numerics));
+    all.extend(block(roofline, numerics));
     all
 }
 
-/// Row counts from which the planner takes larger blocks.
-fn blocks(roofline: &Roofline<'_>, numerics: Numerics) -> Vec<Crossover> {
+/// The rows from which the planner takes the row block that it takes for many.
+fn block(roofline: &Roofline<'_>, numerics: Numerics) -> Option<Crossover> {
     let priced = |rows: u32| {
         let demand = Demand { branches: f64::from(rows), prompt: 0.0, tokens: 1.0 };
         row_block(roofline, numerics, demand)
     };
-    let (_, last) = priced(MOST_ROWS);
-    let one = last.runners_up.iter().find(|o| o.0 == "1 row").map_or(last.cost.seconds, |o| o.1.seconds);
-    [2, 4, 8]
-        .into_iter()
-        .filter_map(|block| {
-            let from = (1..=MOST_ROWS).find(|rows| (*rows..=MOST_ROWS).all(|r| priced(r).0 >= block))?;
-            let (faster, than) = (format!("blocks of {block} rows or more"), "smaller blocks".to_owned());
-            let gain = one / last.cost.seconds;
-            Some(Crossover { faster, than, unit: "rows of a step", from: Some(from), most: MOST_ROWS, gain })
-        })
-        .collect()
+    let (block, last) = priced(MOST_ROWS);
+    let one = last.runners_up.iter().find(|o| o.0 == "1 row")?.1.seconds;
+    let from = (1..=MOST_ROWS).find(|rows| (*rows..=MOST_ROWS).all(|r| priced(r).0 == block));
+    let (faster, than) = (format!("blocks of {block} rows"), "single rows".to_owned());
+    Some(Crossover { faster, than, unit: "rows of a step", from, most: MOST_ROWS, gain: one / last.cost.seconds })
 }
 
 /// Contexts that are looked at: whole pages, each about 3 % longer than the one before.
