@@ -37,7 +37,7 @@ const PASSES: usize = 2;
 /// Passes at most over what has not settled.
 const AGAIN: usize = 4;
 /// Seconds for measuring again.
-const BUDGET: f64 = 15.0;
+const BUDGET: f64 = 10.0;
 
 /// A measured machine and how far the measurement can be trusted.
 #[derive(Clone, Debug)]

@@ -458,14 +458,14 @@ fn deep(model: &mut LocalModel, rows: usize, depth: usize, copies: u32) -> Resul
     visit
 }
 
-/// Lower quartiles of repeated runs: as many as fit a budget, at least five.
+/// Lower quartiles of repeated runs: as many as fit a budget, at least three (of which the fastest counts).
 fn repeat(mut once: impl FnMut() -> Result<(f64, f64)>) -> Result<Visit> {
     const BUDGET: f64 = 0.02;
     const MOST: usize = 40;
     once()?;
     let (mut layers, mut heads) = (Vec::new(), Vec::new());
     let (start, waited) = (Instant::now(), quiet::waited());
-    while layers.len() < 5 || (start.elapsed().as_secs_f64() < BUDGET && layers.len() < MOST) {
+    while layers.len() < 3 || (start.elapsed().as_secs_f64() < BUDGET && layers.len() < MOST) {
         let (layer, head) = once()?;
         layers.push(layer);
         heads.push(head);
