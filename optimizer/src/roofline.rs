@@ -427,7 +427,7 @@ pub(crate) fn page_bytes(model: &Model, kv: KvFormat, attention: ir::schedule::A
 #[must_use]
 pub fn attend_rows(model: &Model, target: &Target) -> u32 {
     let group = (model.heads / model.kv_heads.max(1)).max(1);
-    let registers = if target.isa.avx512 { 12 } else { 6 };
+    let registers = if target.isa.avx512 { 28 } else { 6 };
     (registers / group).clamp(1, 8)
 }
 

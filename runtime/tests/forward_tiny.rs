@@ -318,6 +318,26 @@ fn draws_of_unsound_rows_and_wrong_rows_are_refused() {
     assert!(model.choose(&[foreign], &[(0, draw(0, 1))]).is_err());
 }
 
+/// Bands of rows and wide attention items: a prompt in one large step gives the bits of the same prompt in small ones, for
+/// teams that divide the tiles and for one that does not.
+#[test]
+fn large_steps_give_the_bits_of_small_ones() {
+    let Some(backend) = backend() else { return };
+    for arch in ["llama", "qwen2"] {
+        let large = ModelSchedule { max_rows: 512, max_head_rows: 5, attend_rows: 8, row_block: 8, ..schedule() };
+        let large = compile(tiny(arch), &large, backend);
+        let mut random = Random(5);
+        for n in [128, 129, 300, 417] {
+            let tokens = random.tokens(n);
+            let want = bits(&alone(&mut model(&load(arch, backend), 1, 60), &tokens));
+            for threads in 1..=5 {
+                let got = bits(&alone(&mut model(&large, threads, 60), &tokens));
+                assert!(got == want, "{arch}: {n} tokens on {threads} threads");
+            }
+        }
+    }
+}
+
 /// The same model with another cache and attention.
 fn load_part(kv: KvFormat, attention: Attention) -> Option<Arc<Loaded>> {
     let base = ModelSchedule { max_rows: 48, max_head_rows: 5, attend_rows: 4, row_block: 4, ..schedule() };

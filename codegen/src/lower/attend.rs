@@ -12,14 +12,16 @@ use ir::kernel::{Addr, Cmp, Mem, Split};
 use ir::program::{Buf, CHUNK, GROUP, PAGE};
 use ir::schedule::KvFormat;
 
-/// Bytes of one query's scores of a chunk.
-const SCORE_BYTES: i64 = 4 * CHUNK as i64;
+/// Bytes of one query's scores of a page. A page's scores of all queries taken together follow each other, so that the sum
+/// over values reads them as one stream.
+const SCORE_BYTES: i64 = 4 * PAGE as i64;
 /// Bytes of one query's `m, l` in the local.
 const ML_BYTES: i64 = 8;
-/// Queries whose scores are accumulated together.
-const QUERIES: i64 = 12;
-/// Accumulators of the weighted sum of values.
-const SUMS: i64 = 24;
+/// Queries that are accumulated together: with an element of keys or values and a spare they fill the 32 registers.
+const QUERIES: i64 = 28;
+/// From so many queries on one vector of keys or values is enough to keep the adders busy. Then each query's factor is
+/// used once and comes with the product, from memory: an instruction less than if it were loaded for several vectors.
+const MANY: i64 = 8;
 /// Bytes between a read of keys or values and its prefetch.
 const AHEAD: i64 = 4096;
 
@@ -162,7 +164,7 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64, trimmed: bool) -
         keys: b.read("keys", Slot::Keys),
         values: b.read("values", Slot::Values),
         partials: b.write_buf("partials", Buf::Partials),
-        scores: b.local("scores", queries * SCORE_BYTES),
+        scores: b.local("scores", GROUP as i64 * queries * SCORE_BYTES),
         ml: b.local("ml", queries * ML_BYTES),
         outs: b.local("outs", queries * dims.head_partial_bytes()),
     };
@@ -339,9 +341,20 @@ impl Attend<'_> {
         (AHEAD / self.dims.block_bytes()).max(1)
     }
 
+    /// Queries of the chunk's rows.
+    fn queries(&self, c: &Chunk) -> i64 {
+        c.n * self.dims.group()
+    }
+
+    /// The same, in as few and as even parts as fit the accumulators.
     fn blocks_of_queries(&self, c: &Chunk) -> Vec<Vec<i64>> {
-        let all: Vec<i64> = (0..c.n * self.dims.group()).collect();
-        all.chunks(QUERIES as usize).map(<[i64]>::to_vec).collect()
+        let all: Vec<i64> = (0..self.queries(c)).collect();
+        all.chunks(all.len().div_ceil(all.len().div_ceil(QUERIES as usize))).map(<[i64]>::to_vec).collect()
+    }
+
+    /// Byte of the scores of page `page` of the chunk.
+    fn scores_of(&self, b: &mut Build, c: &Chunk, page: Int) -> Int {
+        b.mul_const(page, self.queries(c) * SCORE_BYTES)
     }
 
     /// Scores of all queries, −∞ where a row does not see the key.
@@ -354,7 +367,7 @@ impl Attend<'_> {
         for (block, queries) in self.blocks_of_queries(c).into_iter().enumerate() {
             let prefetch = block == 0;
             // Few queries leave room to take two pages at once; the second may be the first again, behind all limits.
-            let wide: i64 = if queries.len() <= 8 { 2 } else { 1 };
+            let wide: i64 = if (queries.len() as i64) < MANY { 2 } else { 1 };
             let zero = b.int(0);
             b.for_(zero, pages, wide, |b, page| {
                 let last = b.add_const(pages, -1);
@@ -405,7 +418,7 @@ impl Attend<'_> {
                     let key = b.splat_int(key);
                     let lanes = b.iota();
                     let key = b.add(key, lanes);
-                    let to = b.mul_const(p, 4 * PAGE as i64);
+                    let to = self.scores_of(b, c, p);
                     for (i, &q) in queries.iter().enumerate() {
                         let limit = b.splat_int(limits[(q / dims.group()) as usize]);
                         let hidden = b.vf(f32::NEG_INFINITY);
@@ -421,13 +434,14 @@ impl Attend<'_> {
 
     /// `m`, then scores become weights, then `l`, then the weights take up the values' scales.
     fn weights(&self, b: &mut Build, c: &Chunk, pages: Int) {
-        let bytes = b.mul_const(pages, 4 * PAGE as i64);
-        b.for_to(c.n * self.dims.group(), 1, |b, query| {
+        let bytes = self.scores_of(b, c, pages);
+        let page_bytes = self.queries(c) * SCORE_BYTES;
+        b.for_to(self.queries(c), 1, |b, query| {
             let base = b.mul_const(query, SCORE_BYTES);
             let zero = b.int(0);
             let (nothing, none) = (b.vf(f32::NEG_INFINITY), b.vf(0.0));
             let (most, sum) = (b.var(nothing), b.var(none));
-            b.for_(zero, bytes, 64, |b, at| {
+            b.for_(zero, bytes, page_bytes, |b, at| {
                 let at = b.add(base, at);
                 let x = b.load(Mem::F32, self.scores.at(at, 0));
                 let next = b.max(most.now(), x);
@@ -438,7 +452,7 @@ impl Attend<'_> {
             let (infinite, nought) = (b.flt(f32::NEG_INFINITY), b.flt(0.0));
             let from = b.select(Cmp::Eq, m, infinite, nought, m);
             let from = b.splat(from);
-            b.for_(zero, bytes, 64, |b, page_at| {
+            b.for_(zero, bytes, page_bytes, |b, page_at| {
                 let at = b.add(base, page_at);
                 let x = b.load(Mem::F32, self.scores.at(at, 0));
                 let x = b.sub(x, from);
@@ -449,7 +463,7 @@ impl Attend<'_> {
                     KvFormat::F16 => w,
                     KvFormat::Int8 => {
                         // The values' scales go into their weights.
-                        let page = b.sar(page_at, (4 * PAGE).trailing_zeros());
+                        let (page, _) = b.div_rem(page_at, page_bytes);
                         let values = self.page(b, c, page);
                         let scales = b.load(Mem::F32, self.values.at(values, self.dims.scales()));
                         b.mul(w, scales)
@@ -471,8 +485,9 @@ impl Attend<'_> {
         let vectors = dims.head_dim / 16;
         let row_bytes = dims.kv_bytes() * dims.head_dim;
         for (block, queries) in self.blocks_of_queries(c).into_iter().enumerate() {
-            let fits = |n: i64| vectors % n == 0 && n * queries.len() as i64 <= SUMS;
-            let wide = (1..=vectors).rev().find(|&n| fits(n)).unwrap_or(1);
+            let fits = |n: i64| vectors % n == 0 && n * queries.len() as i64 <= QUERIES;
+            let most = if (queries.len() as i64) < MANY { vectors } else { 1 };
+            let wide = (1..=most).rev().find(|&n| fits(n)).unwrap_or(1);
             for first in (0..vectors).step_by(wide as usize) {
                 let none = b.vf(0.0);
                 let sums: Vec<Var<Vf>> = (0..queries.len() as i64 * wide).map(|_| b.var(none)).collect();
@@ -480,7 +495,7 @@ impl Attend<'_> {
                 b.for_(zero, pages, 1, |b, page| {
                     let values = self.page(b, c, page);
                     let soon = (block == 0 && first == 0).then(|| self.behind_values(b, c, page, pages, next));
-                    let weights = b.mul_const(page, 4 * PAGE as i64);
+                    let weights = self.scores_of(b, c, page);
                     b.for_to(PAGE as i64, UNROLL, |b, key| {
                         if let Some(soon) = soon {
                             let soon = b.scale_add(key, row_bytes, soon);

@@ -3,12 +3,12 @@
 //! Takes the residual stream, leaves one activation record per row.
 
 use super::build::{Build, Built, Int, Place, Role, Slot};
-use super::linear::{Matrix, RESULT_BYTES, Results, Rows, row_blocks};
+use super::linear::{Matrix, RESULT_BYTES, Results, Rows, row_blocks, tiles_by_bands};
 use super::math::silu;
 use super::prologue::{Norm, rows};
 use super::record::Record;
 use super::{Dims, step_words};
-use ir::kernel::{Mem, Split};
+use ir::kernel::Mem;
 use ir::program::Buf;
 use ir::tensor::DType;
 
@@ -28,9 +28,9 @@ enum Tiles {
 /// The kernel. A unit is 32 outputs, one block of the record `out`.
 pub(super) fn kernel(name: &str, dims: &Dims, gate: DType, up: DType, interleaved: bool, out: &Record) -> Built {
     let mut b = Build::new(name);
-    let n = step_words::load(&mut b, step_words::ROWS);
+    let step = step_words::rows(&mut b);
     let record = record(dims, gate, up);
-    let rows = rows(&mut b, dims, &record, n, |b| Norm::declare(b, false));
+    let rows = rows(&mut b, dims, &record, step.rows, |b| Norm::declare(b, false));
     let act = b.write_buf("act", Buf::Act);
     let tiles = if interleaved {
         Tiles::Interleaved(Matrix { place: b.read("gate_up", Slot::Weight(Role::Matrix)), dtype: gate })
@@ -40,9 +40,8 @@ pub(super) fn kernel(name: &str, dims: &Dims, gate: DType, up: DType, interleave
     };
     let block = dims.blocking.rows * RESULT_BYTES;
     let results = b.local("results", 4 * block);
-    let units = b.int(dims.ffn / 32);
-    b.par_for(units, Split::Blocked, |b, unit| {
-        row_blocks(b, n, dims.blocking.rows, |b, first, count| {
+    tiles_by_bands(&mut b, step, dims.ffn / 32, |b, unit, band| {
+        row_blocks(b, band, dims.blocking.rows, |b, first, count| {
             products(b, dims, &tiles, rows, unit, (first, count), results);
             let zero = b.int(0);
             b.for_(zero, count, 1, |b, r| {

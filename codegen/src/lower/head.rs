@@ -39,7 +39,8 @@ pub(super) fn kernel(name: &str, dims: &Dims, dtype: DType) -> Built {
         let end = b.min(end, all);
         b.for_(first_tile, end, 1, |b, tile| {
             let at = b.mul_const(tile, matrix.tile_bytes(dims.hidden));
-            row_blocks(b, n, dims.blocking.rows, |b, first, count| {
+            let none = b.int(0);
+            row_blocks(b, (none, n), dims.blocking.rows, |b, first, count| {
                 let zero = b.int(0);
                 matrix.times(b, dims.blocking, at, rows, first, count, Results { place: results, offset: zero });
                 b.for_(zero, count, 1, |b, r| {

@@ -168,6 +168,21 @@ mod step_words {
     /// Lists of pages to choose.
     pub(super) const PICKS: i64 = 56;
 
+    /// What kernels over all rows of a step ask of the header.
+    #[derive(Clone, Copy)]
+    pub(super) struct RowsOfStep {
+        /// Rows.
+        pub(super) rows: Int,
+        /// Threads of the team.
+        pub(super) team: Int,
+    }
+
+    /// Declares the header and loads rows and threads.
+    pub(super) fn rows(b: &mut Build) -> RowsOfStep {
+        let step = b.read_buf("step", Buf::Step);
+        RowsOfStep { rows: b.load_i64(step.fixed(ROWS)), team: b.load_i64(step.fixed(TEAM)) }
+    }
+
     /// Declares the header and loads one word of it.
     pub(super) fn load(b: &mut Build, word: i64) -> Int {
         let step = b.read_buf("step", Buf::Step);

@@ -3,12 +3,13 @@
 //! K3 folds attention partials into records and multiplies by the output matrix, K5 multiplies the records that gate and
 //! up left by the down matrix. A unit is one tile: 16 features of the residual stream.
 
-use super::build::{Build, Built, Int, Place, Role, Slot};
-use super::linear::{Matrix, RESULT_BYTES, Results, Rows, row_blocks};
+use super::Dims;
+use super::build::{Build, Built, Place, Role, Slot};
+use super::linear::{Matrix, RESULT_BYTES, Results, Rows, row_blocks, tiles_by_bands};
 use super::prologue::{Attended, rows};
 use super::record::Record;
-use super::{Dims, step_words};
-use ir::kernel::{Mem, Split};
+use super::step_words::{self, RowsOfStep};
+use ir::kernel::Mem;
 use ir::program::Buf;
 use ir::tensor::DType;
 
@@ -25,30 +26,29 @@ pub(super) fn down_record(dims: &Dims, dtype: DType) -> Record {
 /// K3.
 pub(super) fn out(name: &str, dims: &Dims, dtype: DType) -> Built {
     let mut b = Build::new(name);
-    let n = step_words::load(&mut b, step_words::ROWS);
+    let step = step_words::rows(&mut b);
     let record = record(dims, dtype);
-    let rows = rows(&mut b, dims, &record, n, Attended::declare);
-    add_product(b, dims, dtype, rows, n)
+    let rows = rows(&mut b, dims, &record, step.rows, Attended::declare);
+    add_product(b, dims, dtype, rows, step)
 }
 
 /// K5.
 pub(super) fn down(name: &str, dims: &Dims, dtype: DType) -> Built {
     let mut b = Build::new(name);
-    let n = step_words::load(&mut b, step_words::ROWS);
+    let step = step_words::rows(&mut b);
     let record = down_record(dims, dtype);
     let place = b.read_buf("act", Buf::Act);
     let base = b.int(0);
-    add_product(b, dims, dtype, Rows { place, base, record: &record }, n)
+    add_product(b, dims, dtype, Rows { place, base, record: &record }, step)
 }
 
-fn add_product(mut b: Build, dims: &Dims, dtype: DType, rows: Rows<'_>, n: Int) -> Built {
+fn add_product(mut b: Build, dims: &Dims, dtype: DType, rows: Rows<'_>, step: RowsOfStep) -> Built {
     let matrix = Matrix { place: b.read("weight", Slot::Weight(Role::Matrix)), dtype };
     let hidden: Place = b.write_buf("hidden", Buf::Hidden);
     let results = b.local("results", dims.blocking.rows * RESULT_BYTES);
-    let units = b.int(dims.hidden / 16);
-    b.par_for(units, Split::Blocked, |b, unit| {
+    tiles_by_bands(&mut b, step, dims.hidden / 16, |b, unit, band| {
         let tile = b.mul_const(unit, matrix.tile_bytes(rows.record.k()));
-        row_blocks(b, n, dims.blocking.rows, |b, first, count| {
+        row_blocks(b, band, dims.blocking.rows, |b, first, count| {
             let zero = b.int(0);
             matrix.times(b, dims.blocking, tile, rows, first, count, Results { place: results, offset: zero });
             b.for_(zero, count, 1, |b, r| {

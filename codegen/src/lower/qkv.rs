@@ -4,11 +4,11 @@
 //! it leaves them in f32, because a scale needs a whole head, and [`super::append`] rounds them.
 
 use super::build::{Build, Built, Int, Place, Role, Slot, Vf};
-use super::linear::{Matrix, RESULT_BYTES, Results, Rows, row_blocks};
+use super::linear::{Matrix, RESULT_BYTES, Results, Rows, row_blocks, tiles_by_bands};
 use super::prologue::{Norm, rows};
 use super::record::Record;
 use super::{Dims, row_words, step_words};
-use ir::kernel::{Mem, Split};
+use ir::kernel::Mem;
 use ir::program::{Buf, PAGE};
 use ir::schedule::KvFormat;
 use ir::tensor::DType;
@@ -44,7 +44,6 @@ struct Projection {
 struct Shared<'a> {
     dims: &'a Dims,
     rows: Rows<'a>,
-    n: Int,
     table: Place,
     rope: Place,
     results: Place,
@@ -58,9 +57,9 @@ pub(super) fn record(dims: &Dims, types: &[DType; 3]) -> Record {
 /// The kernel. A unit is two tiles, 32 outputs of one head; where rope turns them, in pairs, so that it stays in registers.
 pub(super) fn kernel(name: &str, dims: &Dims, types: &[DType; 3], biased: bool) -> Built {
     let mut b = Build::new(name);
-    let n = step_words::load(&mut b, step_words::ROWS);
+    let step = step_words::rows(&mut b);
     let record = record(dims, types);
-    let rows = rows(&mut b, dims, &record, n, |b| Norm::declare(b, false));
+    let rows = rows(&mut b, dims, &record, step.rows, |b| Norm::declare(b, false));
     let table = b.read_buf("rows", Buf::Rows);
     let rope = b.read_buf("rope", Buf::Rope);
     let query = Target::Query(b.write_buf("query", Buf::Query));
@@ -85,25 +84,24 @@ pub(super) fn kernel(name: &str, dims: &Dims, types: &[DType; 3], biased: bool) 
         projections.push(Projection { matrix, bias, target });
     }
     let results = b.local("results", 2 * dims.blocking.rows * RESULT_BYTES);
-    let shared = Shared { dims, rows, n, table, rope, results };
+    let shared = Shared { dims, rows, table, rope, results };
     let (queries, kvs) = (dims.heads * dims.pairs(), dims.kv_heads * dims.pairs());
-    let units = b.int(queries + 2 * kvs);
-    b.par_for(units, Split::Blocked, |b, unit| {
+    tiles_by_bands(&mut b, step, queries + 2 * kvs, |b, unit, band| {
         let end = b.int(queries);
         let is_query = b.lt(unit, end);
         b.if_else(
             is_query,
-            |b| shared.unit(b, &projections[0], unit),
+            |b| shared.unit(b, &projections[0], unit, band),
             |b| {
                 let unit = b.add_const(unit, -queries);
                 let end = b.int(kvs);
                 let is_key = b.lt(unit, end);
                 b.if_else(
                     is_key,
-                    |b| shared.unit(b, &projections[1], unit),
+                    |b| shared.unit(b, &projections[1], unit, band),
                     |b| {
                         let unit = b.add_const(unit, -kvs);
-                        shared.unit(b, &projections[2], unit);
+                        shared.unit(b, &projections[2], unit, band);
                     },
                 );
             },
@@ -113,13 +111,13 @@ pub(super) fn kernel(name: &str, dims: &Dims, types: &[DType; 3], biased: bool) 
 }
 
 impl Shared<'_> {
-    /// A pair of neighbouring tiles for all rows: of queries and keys, outputs `16t..16t + 16` and `d/2 + 16t..` of a
+    /// A pair of neighbouring tiles for a band of rows: of queries and keys, outputs `16t..16t + 16` and `d/2 + 16t..` of a
     /// head; of values `32t..32t + 32`. Units in order read the matrix in order: weights are one stream.
-    fn unit(&self, b: &mut Build, p: &Projection, unit: Int) {
+    fn unit(&self, b: &mut Build, p: &Projection, unit: Int, band: (Int, Int)) {
         let dims = self.dims;
         let half = dims.blocking.rows * RESULT_BYTES;
         let (head, t) = b.div_rem(unit, dims.pairs());
-        row_blocks(b, self.n, dims.blocking.rows, |b, first, count| {
+        row_blocks(b, band, dims.blocking.rows, |b, first, count| {
             let zero = b.int(0);
             b.for_(zero, count, 1, |b, r| {
                 let row = b.add(first, r);
