@@ -151,7 +151,7 @@ pub(super) fn subjects() -> Vec<Subject> {
             all.push(Subject { kind, shape, numerics: Numerics::Int8, forced, steps });
         }
     }
-    let choose = Attention::Sparse { pages: CHOSEN, sinks: 1, window: 2, dense_layers: 0 };
+    let choose = Attention::Sparse { pages: CHOSEN, sinks: 1, window: 2, dense_layers: 0, top_p: 1000 };
     let listed = Attention::Window { sinks: 1, window: CHOSEN - 1, dense_layers: 0 };
     for (kind, attention) in [(Kind::Choose, choose), (Kind::Listed, listed)] {
         let steps = CHOICES.iter().map(|depth| Step::Deep { rows: 1, depth: *depth, copies: 1 }).collect();
