@@ -253,7 +253,6 @@ impl LocalModel {
         let limits = Limits {
             attend_rows: program.attend_rows as usize,
             max_partials: PARTIALS.max(2 * max_rows),
-            kv_heads: shape.kv_heads,
             threads: team.members(),
             pages: store.shape(),
             attention: program.attention,

@@ -29,11 +29,9 @@ pub(super) struct Limits {
     pub(super) attend_rows: usize,
     /// Partials of a step at most; at least the rows of a step.
     pub(super) max_partials: usize,
-    /// KV heads: an item is that many units of work.
-    pub(super) kv_heads: usize,
     /// Threads that share the units.
     pub(super) threads: usize,
-    /// How kernels name pages.
+    /// How kernels name pages. An item is as many units of work as there are KV heads.
     pub(super) pages: PageShape,
     /// Which pages decoded tokens attend to.
     pub(super) attention: Attention,
@@ -152,9 +150,9 @@ impl Work {
             return (list, 0, 0);
         }
         self.picks.extend([row, view.table, pages, list].map(|w| w as i64));
-        let end = list + budget * limits.kv_heads;
+        let end = list + budget * limits.pages.kv_heads;
         let trims = limits.attention.trims();
-        self.tables.resize(end + if trims { limits.kv_heads } else { 0 }, 0);
+        self.tables.resize(end + if trims { limits.pages.kv_heads } else { 0 }, 0);
         (list, budget, if trims { end } else { 0 })
     }
 
@@ -190,7 +188,7 @@ impl Cut {
     /// Cuts groups into items and gives every row its partials. The first `prefixes` groups cover chunks `0..chunks`.
     fn cut(&mut self, groups: &[Group], prefixes: usize, limits: &Limits) {
         let cost = |g: &Group| g.width * (g.chunks - g.start);
-        let total = limits.kv_heads * groups.iter().map(cost).sum::<usize>();
+        let total = limits.pages.kv_heads * groups.iter().map(cost).sum::<usize>();
         // A unit that is more than a quarter of a thread's fair share leaves threads idle: cut it into chunks.
         let coarse = |g: &Group| limits.threads > 1 && 4 * limits.threads * cost(g) > total;
         let fits = count_partials(groups, coarse) <= limits.max_partials;
@@ -315,7 +313,7 @@ mod tests {
     fn limits() -> Limits {
         let (format, attention) = (KvFormat::F16, Attention::Dense);
         let pages = PageShape { layers: 3, kv_heads: 2, head_dim: 32, format, summaries: false, pages: 1000 };
-        Limits { attend_rows: 4, max_partials: 1000, kv_heads: 2, threads: 2, pages, attention }
+        Limits { attend_rows: 4, max_partials: 1000, threads: 2, pages, attention }
     }
 
     /// Page lists with a common start of `common` pages.
