@@ -78,7 +78,7 @@ pub(crate) struct Binding {
     /// Threads of the team (default: all cores this process may use).
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
-    /// Arithmetic over quantised weights.
+    /// Arithmetic of the matrices; a class is never chosen unless it is named here, and never mixed within a sequence.
     #[arg(long, value_enum, default_value_t)]
     pub numerics: NumericsArg,
     /// How keys and values are kept, where the strategy allows it: f16 | int8 (default: the planner decides).
@@ -141,6 +141,8 @@ pub(crate) enum NumericsArg {
     Int8,
     /// Weights as stored, activations in f32: slow, the arbiter.
     F32,
+    /// The layers' matrices rounded once more, to int8 with one scale per output channel: faster for many rows.
+    Int8Channel,
 }
 
 /// Code generators.

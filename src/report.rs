@@ -146,7 +146,16 @@ pub fn text(plan: &Plan, target: &Target, seed: u64, outcome: &Outcome) -> Strin
         plan.assumptions.prompt_tokens,
         plan.assumptions.length_share
     );
+    let classes: Vec<String> = numerics(plan).map(|(role, class)| format!("{role} in {class}")).collect();
+    if !classes.is_empty() {
+        let _ = writeln!(out, "arithmetic: {}", classes.join(", "));
+    }
     out
+}
+
+/// Roles and the arithmetic class of their models.
+fn numerics(plan: &Plan) -> impl Iterator<Item = (&str, &'static str)> {
+    plan.models.iter().flatten().map(|m| (m.role.as_str(), m.schedule.numerics.name()))
 }
 
 /// The JSON of a run: `value text tokens logprobs usage stop predicted measured`.
@@ -178,6 +187,7 @@ pub fn json(plan: &Plan, target: &Target, seed: u64, outcome: &Outcome) -> Value
         "predicted": before,
         "measured": { "seconds": outcome.usage.seconds, "operators_seconds": measured, "tokens": outcome.usage.tokens },
         "operators": operators,
+        "numerics": numerics(plan).collect::<std::collections::BTreeMap<_, _>>(),
     })
 }
 

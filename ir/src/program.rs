@@ -225,6 +225,22 @@ pub enum Source {
         /// Row order within each tensor.
         rows: RowOrder,
     },
+    /// The same mixed block by block ([`crate::tensor::CHANNEL_BLOCKS`]) and rounded to int8 with one scale per row, to the
+    /// nearest, symmetric, `scale = max|w| / 127`: tiles of [`crate::tensor::channel_tile_bytes`].
+    Int8Channel {
+        /// Tensor names in the file.
+        tensors: Vec<String>,
+        /// Element type in the file.
+        dtype: DType,
+        /// Output rows of each tensor.
+        n: u64,
+        /// Input features.
+        k: u64,
+        /// Row order within each tensor.
+        rows: RowOrder,
+        /// Features that are mixed.
+        block: u64,
+    },
 }
 
 /// The order in which a tensor's rows are laid out.

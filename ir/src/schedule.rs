@@ -11,6 +11,25 @@ pub enum Numerics {
     Int8,
     /// Weights as stored, activations in f32: the arbiter, slow.
     F32,
+    /// The layers' matrices rounded once more, to int8 with one f32 scale per output channel; activations rounded to int8
+    /// with one f32 scale per block of features, mixed before ([`crate::tensor::CHANNEL_BLOCKS`]). The output matrix stays as
+    /// stored. Lossy beyond what the file is: only where the caller asks for it.
+    Int8Channel,
+}
+
+impl Numerics {
+    /// Every class.
+    pub const ALL: [Self; 3] = [Self::Int8, Self::F32, Self::Int8Channel];
+
+    /// Name on the command line and in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::F32 => "f32",
+            Self::Int8Channel => "int8-channel",
+        }
+    }
 }
 
 /// Where norms and activation quantisation happen.

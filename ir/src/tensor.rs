@@ -238,3 +238,39 @@ pub fn tile_bytes(dtype: DType, k: usize) -> usize {
         }
     }
 }
+
+/// Input features that a tile of the class int8 per channel is padded to a multiple of: what one row of a matrix register of
+/// 64 bytes holds.
+pub const CHANNEL_K: usize = 64;
+/// Features of a block of activations in the class int8 per channel: the first of these that divides a row (and, where heads
+/// follow each other, a head). Wider blocks cost less and round more coarsely.
+///
+/// A block is `block / 16` vectors of 16 features. Before a row is rounded its blocks are *mixed*: vector `i` becomes
+/// `Σ_j ±vector_j`, negative where `i` and `j` share an odd number of bits (a Hadamard transform over vectors; lanes stay
+/// apart). Rows of weights are mixed in the same way and divided by the number of vectors, so products are what they were.
+pub const CHANNEL_BLOCKS: [usize; 3] = [128, 64, 32];
+
+/// The block of activations of which `run` features are written together; `None` when `run` is no multiple of 32.
+#[must_use]
+pub fn channel_block(run: usize) -> Option<usize> {
+    CHANNEL_BLOCKS.into_iter().find(|b| run > 0 && run.is_multiple_of(*b))
+}
+
+/// What is added to a weight of the class int8 per channel to make its byte.
+pub const CHANNEL_ZERO: i32 = 128;
+
+/// Bytes of the weights of one tile of 16 rows × `k` features in the class int8 per channel.
+///
+/// A tile is contiguous: per 4 features a 64-byte group vector as in [`TileFormat`], byte `4·row + k % 4`, holding
+/// `q + 128`, `−127 ≤ q ≤ 127`; so 64 features are 1024 bytes, with nothing between them. Past `k`, up to a multiple of
+/// [`CHANNEL_K`], bytes are 0. Then 16 × f32, the rows' scales: `w = scale·q`. Rows past the tensor's end have scale 0.
+#[must_use]
+pub fn channel_weight_bytes(k: usize) -> usize {
+    k.next_multiple_of(CHANNEL_K) * TILE_ROWS
+}
+
+/// Bytes of one tile in the class int8 per channel: weights, then scales.
+#[must_use]
+pub fn channel_tile_bytes(k: usize) -> usize {
+    channel_weight_bytes(k) + 4 * TILE_ROWS
+}

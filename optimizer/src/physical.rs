@@ -78,7 +78,7 @@ pub(crate) fn schedule(
     let (chosen, prologue) = prologue(roofline, f64::from(schedule.threads), demand);
     schedule.prologue = chosen;
     decisions.push(prologue);
-    decisions.push(weights(roofline, schedule.interleave, demand));
+    decisions.push(weights(roofline, schedule.interleave, numerics, demand));
     for decision in &mut decisions {
         decision.topic = format!("{} of {role}", decision.topic);
     }
@@ -114,7 +114,11 @@ fn threads(roofline: &Roofline<'_>, threads: u32, demand: Demand) -> (u32, Optio
 pub(crate) fn row_block(roofline: &Roofline<'_>, numerics: Numerics, demand: Demand) -> (u32, Decision) {
     let (model, target) = (roofline.model(), roofline.target());
     let held: u32 = if target.isa.avx512 { 8 } else { 2 };
-    let unpack = if stored_as_floats(model) { CONVERT_ROWS } else { UNPACK_ROWS };
+    let unpack = match numerics {
+        Numerics::Int8Channel => 0.0,
+        _ if stored_as_floats(model) => CONVERT_ROWS,
+        _ => UNPACK_ROWS,
+    };
     let rate = target.flops / 2.0;
     let bandwidth = target.read_bandwidth(roofline.weight_bytes(), target.threads);
     // A step of `rows`: full blocks, then the rest in blocks of 4, 2, 1.
@@ -172,13 +176,20 @@ fn prologue(roofline: &Roofline<'_>, threads: f64, demand: Demand) -> (Prologue,
 }
 
 /// The resident layout of weights: seconds and bytes that decode streams.
-fn weights(roofline: &Roofline<'_>, interleave: bool, demand: Demand) -> Decision {
+fn weights(roofline: &Roofline<'_>, interleave: bool, numerics: Numerics, demand: Demand) -> Decision {
     let (model, target) = (roofline.model(), roofline.target());
     let stream = |bytes: f64, streams: f64| {
         let seconds =
             bytes / target.read_bandwidth(bytes, target.threads) + streams * STREAM_SECONDS * f64::from(model.layers);
         Cost { seconds: demand.tokens * seconds, bytes: demand.tokens * bytes, ..Cost::default() }
     };
+    if numerics == Numerics::Int8Channel {
+        let layout = if interleave { "gate and up interleaved" } else { "gate and up apart" };
+        let chosen = (format!("int8 per output channel, {layout}"), stream(roofline.weight_bytes(), 0.0));
+        let stored = roofline.with_numerics(Numerics::Int8).weight_bytes();
+        let reason = "asked for: sums of whole numbers over blocks, weights rounded once more".to_owned();
+        return decision("weights", vec![chosen, (format!("tiles as stored, {layout}"), stream(stored, 0.0))], reason);
+    }
     let stored = roofline.weight_bytes();
     #[allow(clippy::cast_precision_loss, reason = "parameters are far below 2^53")]
     let wide = (4.0 * model.parameters as f64).max(stored);

@@ -116,7 +116,7 @@ impl<'a> World<'a> {
                 world.rooflines.push(None);
                 continue;
             };
-            let roofline = Roofline::new(&bound.model, target);
+            let roofline = Roofline::new(&bound.model, target).with_numerics(options.numerics);
             let demand = world.demand(i as u32);
             let lossy = (allowed, &options.forced);
             let (schedule, decisions) =

@@ -9,9 +9,9 @@
 use crate::kinetics::{self, Attention, Mode, Workload};
 use ir::model::Model;
 use ir::plan::Cost;
-use ir::schedule::KvFormat;
+use ir::schedule::{KvFormat, Numerics};
 use ir::target::{Target, TargetKind};
-use ir::tensor::{DType, tile_bytes};
+use ir::tensor::{DType, channel_tile_bytes, tile_bytes};
 
 /// Share of the peak FLOP rate that unmeasured matrix products reach on a CPU: int8 dot products run faster than the f32
 /// peak of a profile, unpacking eats it up again.
@@ -169,7 +169,7 @@ impl<'a> Roofline<'a> {
     /// A model on a target with all its threads.
     #[must_use]
     pub fn new(model: &'a Model, target: &'a Target) -> Self {
-        let (layers, head) = weights(model, target);
+        let (layers, head) = weights(model, target, Numerics::Int8);
         let (kv, pages) = (KvFormat::F16, ir::schedule::Attention::Dense);
         Self { model, target, threads: target.threads.max(1), layers, head, kv, pages }
     }
@@ -178,6 +178,13 @@ impl<'a> Roofline<'a> {
     #[must_use]
     pub fn with_threads(&self, threads: u32) -> Self {
         Self { threads: threads.max(1), ..self.clone() }
+    }
+
+    /// The same in another arithmetic class: what its matrices hold in memory, and which rates price them.
+    #[must_use]
+    pub fn with_numerics(&self, numerics: Numerics) -> Self {
+        let (layers, head) = weights(self.model, self.target, numerics);
+        Self { layers, head, ..self.clone() }
     }
 
     /// The same with another cache and attention of decoded tokens.
@@ -451,9 +458,16 @@ fn class(kind: &str, dtype: DType, target: &Target) -> String {
     }
 }
 
+/// The class that prices the layers' matrices in int8 per channel: that of the stored type of nearest size and unpacking
+/// where it is not measured.
+fn channel_class(target: &Target) -> String {
+    let own = "linear.int8_channel".to_owned();
+    if target.kernels.iter().any(|k| k.class == own) { own } else { class("linear", DType::Q8_0, target) }
+}
+
 /// The layers' matrices by type, and the output matrix. Shapes without tensors count as 16 bits per parameter.
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "weights are far below 2^53 bytes")]
-fn weights(model: &Model, target: &Target) -> (Vec<Linear>, Linear) {
+fn weights(model: &Model, target: &Target, numerics: Numerics) -> (Vec<Linear>, Linear) {
     let m = model;
     let head_macs = float(m.hidden) * float(m.vocab);
     if model.tensors.is_empty() {
@@ -468,7 +482,19 @@ fn weights(model: &Model, target: &Target) -> (Vec<Linear>, Linear) {
         _ => (0.0, 4.0 * t.shape.iter().product::<u64>() as f64),
     };
     let mut layers: Vec<Linear> = Vec::new();
-    for dtype in DType::ALL {
+    if numerics == Numerics::Int8Channel {
+        let (mut macs, mut bytes) = (0.0, 0.0);
+        for t in model.tensors.iter().filter(|t| t.name.starts_with("blk.")) {
+            if let [k, n] = t.shape[..] {
+                macs += k as f64 * n as f64;
+                bytes += channel_tile_bytes(k as usize) as f64 * n.div_ceil(16) as f64;
+            } else {
+                bytes += size(t).1;
+            }
+        }
+        layers.push(Linear { class: channel_class(target), macs, bytes });
+    }
+    for dtype in DType::ALL.into_iter().filter(|_| numerics != Numerics::Int8Channel) {
         let (mut macs, mut bytes) = (0.0, 0.0);
         for t in model.tensors.iter().filter(|t| t.dtype == dtype && t.name.starts_with("blk.")) {
             let (m, b) = size(t);

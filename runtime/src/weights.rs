@@ -1,7 +1,8 @@
 //! Resident weights: takes a GGUF file and the program's list of [`Weight`]s, writes tiles and vectors into memory that
 //! the caller gives.
 //!
-//! The layout of tiles is the contract of `ir::tensor::TileFormat`. Everything is validated before the first byte is
+//! The layout of tiles is the contract of `ir::tensor::TileFormat`, for the class int8 per channel of
+//! `ir::tensor::channel_weight_bytes`. Everything is validated before the first byte is
 //! written, then the tiles of all weights are shared between threads; the bytes written do not depend on how many.
 //! It allocates no destination and keeps nothing: repacking costs about as much as reading the file.
 
@@ -9,7 +10,9 @@ use crate::gguf::{Gguf, printable};
 use crate::quant::{dequantize_row, k_scale_min};
 use ir::model::Tensor;
 use ir::program::{RowOrder, Source, Weight};
-use ir::tensor::{DType, TILE_K, TILE_ROWS, tile_bytes};
+use ir::tensor::{
+    CHANNEL_BLOCKS, CHANNEL_ZERO, DType, TILE_K, TILE_ROWS, channel_tile_bytes, channel_weight_bytes, tile_bytes,
+};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -34,13 +37,21 @@ pub struct WeightError {
 /// Vectors take 4 bytes per element; the padding up to 64 bytes is zero.
 #[must_use]
 pub fn bytes(weight: &Weight) -> Option<usize> {
+    let tiled = |tensors: &[String], dtype: DType, n: u64, k: u64, tile: &dyn Fn(usize) -> usize| {
+        let k = usize::try_from(k).ok().filter(|k| *k < 1 << 32)?;
+        dtype.bytes(k as u64)?;
+        let tiles = usize::try_from(n.div_ceil(TILE_ROWS as u64)).ok()?;
+        tiles.checked_mul(tensors.len())?.checked_mul(tile(k))
+    };
     let size = match &weight.source {
         Source::Vector { len, .. } => usize::try_from(*len).ok()?.checked_mul(4)?,
-        Source::Tiles { tensors, dtype, n, k, .. } => {
-            let k = usize::try_from(*k).ok().filter(|k| *k < 1 << 32)?;
-            dtype.bytes(k as u64)?;
-            let tiles = usize::try_from(n.div_ceil(TILE_ROWS as u64)).ok()?;
-            tiles.checked_mul(tensors.len())?.checked_mul(tile_bytes(*dtype, k))?
+        Source::Tiles { tensors, dtype, n, k, .. } => tiled(tensors, *dtype, *n, *k, &|k| tile_bytes(*dtype, k))?,
+        Source::Int8Channel { tensors, dtype, n, k, block, .. } => {
+            let known = CHANNEL_BLOCKS.iter().any(|b| *b as u64 == *block);
+            if !known || !k.is_multiple_of(*block) {
+                return None;
+            }
+            tiled(tensors, *dtype, *n, *k, &channel_tile_bytes)?
         }
     };
     size.checked_next_multiple_of(64)
@@ -105,8 +116,32 @@ pub fn load_all(gguf: &Gguf, weights: &[Weight], dests: Vec<&mut [u8]>, threads:
 
 /// A piece of work: some bytes to write.
 enum Job<'a> {
-    Vector { source: &'a [u8], dtype: DType, rows: RowOrder, len: usize, dest: &'a mut [u8] },
-    Tiles { sources: Vec<&'a [u8]>, dtype: DType, rows: RowOrder, n: usize, k: usize, first: usize, dest: &'a mut [u8] },
+    Vector {
+        source: &'a [u8],
+        dtype: DType,
+        rows: RowOrder,
+        len: usize,
+        dest: &'a mut [u8],
+    },
+    Tiles {
+        sources: Vec<&'a [u8]>,
+        dtype: DType,
+        rows: RowOrder,
+        n: usize,
+        k: usize,
+        /// Features mixed together, for the class int8 per channel; as stored without.
+        channel: Option<usize>,
+        first: usize,
+        dest: &'a mut [u8],
+    },
+}
+
+/// Bytes of a tile of `k` features.
+fn size_of_tile(channel: Option<usize>, dtype: DType, k: usize) -> usize {
+    match channel {
+        Some(_) => channel_tile_bytes(k),
+        None => tile_bytes(dtype, k),
+    }
 }
 
 /// Tiles of one piece of work (about a megabyte at usual widths).
@@ -145,7 +180,7 @@ fn plan<'a>(gguf: &'a Gguf, w: &Weight, dest: &'a mut [u8], jobs: &mut Vec<Job<'
             let len = usize::try_from(*len).expect("the destination's size was computed from it");
             jobs.push(Job::Vector { source, dtype: t.dtype, rows: *rows, len, dest });
         }
-        Source::Tiles { tensors, dtype, n, k, rows } => {
+        Source::Tiles { tensors, dtype, n, k, rows } | Source::Int8Channel { tensors, dtype, n, k, rows, .. } => {
             let mut sources = Vec::with_capacity(tensors.len());
             for name in tensors {
                 let (t, source) = fetch(name)?;
@@ -158,14 +193,19 @@ fn plan<'a>(gguf: &'a Gguf, w: &Weight, dest: &'a mut [u8], jobs: &mut Vec<Job<'
             }
             let fits = "the destination's size was computed from it";
             let (n, k) = (usize::try_from(*n).expect(fits), usize::try_from(*k).expect(fits));
-            let piece = tile_bytes(*dtype, k) * sources.len() * PIECE.div_ceil(sources.len().max(1));
+            let channel = match &w.source {
+                Source::Int8Channel { block, .. } => Some(usize::try_from(*block).expect(fits)),
+                _ => None,
+            };
+            let piece = size_of_tile(channel, *dtype, k) * sources.len() * PIECE.div_ceil(sources.len().max(1));
             if piece == 0 {
                 dest.fill(0);
                 return Ok(());
             }
             for (i, dest) in dest.chunks_mut(piece).enumerate() {
                 let first = i * PIECE.div_ceil(sources.len());
-                jobs.push(Job::Tiles { sources: sources.clone(), dtype: *dtype, rows: *rows, n, k, first, dest });
+                let sources = sources.clone();
+                jobs.push(Job::Tiles { sources, dtype: *dtype, rows: *rows, n, k, channel, first, dest });
             }
         }
     }
@@ -201,8 +241,8 @@ impl Job<'_> {
                 }
                 padding.fill(0);
             }
-            Job::Tiles { sources, dtype, rows, n, k, first, dest } => {
-                let size = tile_bytes(dtype, k);
+            Job::Tiles { sources, dtype, rows, n, k, channel, first, dest } => {
+                let size = size_of_tile(channel, dtype, k);
                 let row_bytes = k / dtype.block() * dtype.block_bytes();
                 let mut tiles = dest.chunks_exact_mut(size);
                 for (i, tile) in tiles.by_ref().enumerate() {
@@ -211,7 +251,10 @@ impl Job<'_> {
                         let r = t * TILE_ROWS + lane;
                         if r < n { &source[source_row(rows, r) * row_bytes..][..row_bytes] } else { &[] }
                     });
-                    write_tile(dtype, k, &lanes, tile);
+                    match channel {
+                        Some(block) => channel_tile(dtype, k, block, &lanes, tile),
+                        None => write_tile(dtype, k, &lanes, tile),
+                    }
                 }
                 // What rounding the weight up to 64 bytes left over.
                 tiles.into_remainder().fill(0);
@@ -239,6 +282,63 @@ fn write_tile(dtype: DType, k: usize, lanes: &[&[u8]; TILE_ROWS], tile: &mut [u8
         }),
         DType::Q6_K => super16(k, lanes, tile),
     }
+}
+
+/// Writes one tile of the class int8 per channel.
+fn channel_tile(dtype: DType, k: usize, block: usize, lanes: &[&[u8]; TILE_ROWS], tile: &mut [u8]) {
+    tile.fill(0);
+    let mut row = vec![0.0; k];
+    let (weights, scales) = tile.split_at_mut(channel_weight_bytes(k));
+    for (lane, source) in lanes.iter().enumerate().filter(|(_, source)| !source.is_empty()) {
+        dequantize_row(dtype, source, &mut row).expect("shape and type were checked against the table");
+        mix(&mut row, block);
+        let (step, inverse) = channel_steps(&row);
+        for (group, x) in row.chunks_exact(4).enumerate() {
+            let bytes: [u8; 4] = std::array::from_fn(|i| channel_byte(x[i] * inverse));
+            weights[4 * (TILE_ROWS * group + lane)..][..4].copy_from_slice(&bytes);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a block is a few vectors")]
+        let scale = step / (block / TILE_ROWS) as f32;
+        scales[4 * lane..4 * lane + 4].copy_from_slice(&scale.to_le_bytes());
+    }
+}
+
+/// Hadamard transforms over the vectors of 16 features of every block, as `ir::tensor::CHANNEL_BLOCKS` says.
+fn mix(row: &mut [f32], block: usize) {
+    for part in row.chunks_exact_mut(block) {
+        let mut half = TILE_ROWS;
+        while half < block {
+            for both in part.chunks_exact_mut(2 * half) {
+                let (low, high) = both.split_at_mut(half);
+                for (low, high) in low.iter_mut().zip(high) {
+                    (*low, *high) = (*low + *high, *low - *high);
+                }
+            }
+            half *= 2;
+        }
+    }
+}
+
+/// `max|w| / 127`, a NaN when a weight is no finite number, and its inverse, 0 for rows of (nearly) nothing.
+fn channel_steps(row: &[f32]) -> (f32, f32) {
+    let (mut most, mut odd) = ([0.0f32; TILE_ROWS], [0.0f32; TILE_ROWS]);
+    for x in row.chunks_exact(TILE_ROWS) {
+        for (i, x) in x.iter().enumerate() {
+            most[i] = if x.abs() > most[i] { x.abs() } else { most[i] };
+            odd[i] += x * 0.0;
+        }
+    }
+    let most = most.into_iter().fold(0.0, f32::max);
+    let inverse = if most < 1e-30 { 0.0 } else { 127.0 / most };
+    (most / 127.0 + odd.iter().sum::<f32>(), inverse)
+}
+
+/// The byte of a weight between −127 and 127, rounded to nearest even.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the byte is what is wanted")]
+fn channel_byte(x: f32) -> u8 {
+    // At 1.5 · 2^23 the unit in the last place is 1, so that the sum's last bits are the rounded number.
+    const ROUND: f32 = 12_582_912.0;
+    ((x + ROUND).to_bits().wrapping_add(CHANNEL_ZERO as u32) & 0xff) as u8
 }
 
 /// Eight words of four weights each: the weights of one row of a block, a byte each.

@@ -6,7 +6,7 @@ use inferc_runtime::gguf::Gguf;
 use inferc_runtime::quant::dequantize_row;
 use inferc_runtime::weights;
 use ir::program::{RowOrder, Source, Weight};
-use ir::tensor::{DType, Scales, TILE_K, TILE_ROWS, tile_bytes};
+use ir::tensor::{DType, Scales, TILE_K, TILE_ROWS, channel_tile_bytes, channel_weight_bytes, tile_bytes};
 use proptest::prelude::*;
 
 mod files_writer;
@@ -168,6 +168,56 @@ proptest! {
     }
 }
 
+/// Every type in int8 per channel: undoing the mixing gives the file's weights back, each within the rounding of 16 · block
+/// mixed ones, and a row's scale is that of its largest mixed weight.
+#[test]
+fn channels_hold_the_rows_of_the_file_rounded() {
+    let (n, order) = (20, RowOrder::PairsToHalves(4));
+    for (dtype, block) in DType::ALL.into_iter().flat_map(|d| [32usize, 64, 128].map(|b| (d, b))) {
+        let k = if dtype.block() == 256 { 256 } else { 3 * block };
+        let data = random_tensor(dtype, n * k, 7 + block as u64);
+        let gguf =
+            Gguf::from_bytes("test", Writer::new().tensor("t", &[k as u64, n as u64], ggml_code(dtype), &data).build())
+                .unwrap();
+        let (tensors, n64, k64) = (vec!["t".to_owned()], n as u64, k as u64);
+        let source = Source::Int8Channel { tensors, dtype, n: n64, k: k64, rows: order, block: block as u64 };
+        let weight = Weight { name: "w".into(), source };
+        let size = weights::bytes(&weight).unwrap();
+        let make = |threads| {
+            let (mut memory, skip) = aligned(size);
+            weights::load(&gguf, &weight, &mut memory[skip..skip + size], threads).unwrap();
+            memory[skip..skip + size].to_vec()
+        };
+        let resident = make(2);
+        assert_eq!(resident, make(1));
+        let tile = channel_tile_bytes(k);
+        assert_eq!(size, n.div_ceil(TILE_ROWS) * tile);
+        for r in 0..n.div_ceil(TILE_ROWS) * TILE_ROWS {
+            let (t, lane) = (&resident[r / TILE_ROWS * tile..][..tile], r % TILE_ROWS);
+            let at = channel_weight_bytes(k) + 4 * lane;
+            let scale = f64::from(f32::from_le_bytes(t[at..at + 4].try_into().unwrap()));
+            let q = |f: usize| f64::from(t[f / 4 * 64 + 4 * lane + f % 4]) - 128.0;
+            if r >= n {
+                assert_eq!(scale, 0.0);
+                continue;
+            }
+            let source = r / 4 * 4 + [0, 2, 1, 3][r % 4];
+            let row = k / dtype.block() * dtype.block_bytes();
+            let mut expected = vec![0.0; k];
+            dequantize_row(dtype, &data[source * row..][..row], &mut expected).unwrap();
+            assert!((0..k).any(|f| q(f).abs() == 127.0) && (0..k).all(|f| q(f).abs() <= 127.0));
+            for (f, e) in expected.iter().enumerate() {
+                let (first, i, lane) = (f / block * block, f % block / 16, f % 16);
+                let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+                let found: f64 = (0..block / 16).map(|j| sign(j) * scale * q(first + 16 * j + lane)).sum();
+                let slack = scale * (block / 16) as f64 * 0.51;
+                let e = f64::from(*e);
+                assert!((found - e).abs() <= slack, "{} {block}, row {r}, {f}: {found} for {e}", dtype.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn vectors_become_f32_in_the_order_asked_for() {
     let values: Vec<f32> = (0..24).map(|i| i as f32 * 0.5).collect();
@@ -202,6 +252,15 @@ fn halves_lie_together() {
     let firsts: Vec<f32> = out.iter().step_by(16).copied().collect();
     assert_eq!(firsts, [0.0, 32.0, 16.0, 48.0, 64.0, 96.0, 80.0, 112.0]);
     assert!(out.chunks(16).all(|run| run.windows(2).all(|w| w[1] == w[0] + 1.0)));
+}
+
+#[test]
+fn channels_of_senseless_blocks_have_no_size() {
+    for (k, block) in [(64u64, 0u64), (64, 16), (64, 48), (64, 256), (96, 64), (64, u64::MAX), (1 << 40, 32)] {
+        let (tensors, dtype, rows) = (vec!["t".to_owned()], DType::Q4_0, RowOrder::File);
+        let source = Source::Int8Channel { tensors, dtype, n: 16, k, rows, block };
+        assert_eq!(weights::bytes(&Weight { name: "w".into(), source }), None, "{k} {block}");
+    }
 }
 
 #[test]

@@ -134,6 +134,7 @@ impl Binding {
             numerics: match self.numerics {
                 NumericsArg::Int8 => Numerics::Int8,
                 NumericsArg::F32 => Numerics::F32,
+                NumericsArg::Int8Channel => Numerics::Int8Channel,
             },
             forced: Forced { kv: self.kv, attention: self.attention },
             cache,

@@ -169,8 +169,8 @@ fn check(args: &ProfileArgs) -> Result<u8> {
                 let machine = Machine { forced, ..machine.clone() };
                 let (mut model, plan) = measure::load(path, &machine, threads)?;
                 let (kv, attention) = (plan.schedule.kv, plan.schedule.attention);
-                let roofline =
-                    Roofline::new(&plan.model, &machine.target).with_threads(threads).with_cache(kv, attention);
+                let roofline = Roofline::new(&plan.model, &machine.target).with_numerics(plan.schedule.numerics);
+                let roofline = roofline.with_threads(threads).with_cache(kv, attention);
                 let pairs = validate::run(&mut model, &roofline, kind, args.depth, &mut |pair| {
                     if loud {
                         say(&format!("{name} · {threads} threads · {} · {}", kind.name(), pair.config));

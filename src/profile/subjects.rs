@@ -25,7 +25,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A weight format whose rates are measured, as `linear.<name>` and `head.<name>`; others are priced like the nearest.
+/// A weight format whose rates are measured, as `linear.<name>` and `head.<name>`; others are priced like the nearest. In
+/// int8 per channel output matrices stay as stored, so that class has no `head.<name>`.
 #[derive(Clone, Copy, Debug)]
 struct Format {
     name: &'static str,
@@ -40,6 +41,7 @@ const FORMATS: &[Format] = &[
     Format { name: "q5_0", stored: DType::Q5_0, numerics: Numerics::Int8 },
     Format { name: "q6_k", stored: DType::Q6_K, numerics: Numerics::Int8 },
     Format { name: "f16", stored: DType::F16, numerics: Numerics::Int8 },
+    Format { name: "int8_channel", stored: DType::Q8_0, numerics: Numerics::Int8Channel },
 ];
 /// Rows per step at which linear rates are measured.
 const ROWS: &[u32] = &[1, 2, 4, 8, 12, 16, 32, 128];
@@ -115,7 +117,7 @@ impl Ledger {
 /// What a subject is measured for.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    /// Matrices; those that caches do not hold also give the output matrix.
+    /// Matrices; those that caches do not hold also give the output matrix, where the class makes one of its own.
     Linear { format: Format, streamed: bool },
     /// Attention of a group of query heads.
     Attend { class: &'static str, group: u32 },
@@ -178,7 +180,8 @@ fn linear(format: Format) -> [Subject; 2] {
         // Output matrices are large: the small model says nothing about them. Nor does a model of a hundred megabytes
         // say more about long prompts than the small one.
         let rows = ROWS.iter().filter(|r| !streamed || **r <= 32);
-        let step = |rows| if rows <= 32 { Step::Fresh { rows, logits: streamed } } else { Step::Prompt { rows } };
+        let logits = streamed && numerics != Numerics::Int8Channel;
+        let step = |rows| if rows <= 32 { Step::Fresh { rows, logits } } else { Step::Prompt { rows } };
         Subject {
             kind: Kind::Linear { format, streamed },
             shape,
@@ -222,7 +225,7 @@ impl Subject {
         let image = Arc::new(Gguf::from_bytes("synthetic", gguf(self.shape))?);
         if let Kind::Linear { .. } = self.kind {
             let model = image.model()?;
-            let roofline = Roofline::new(&model, &machine.target);
+            let roofline = Roofline::new(&model, &machine.target).with_numerics(self.numerics);
             let (layers, head) = (roofline.layer_macs(), f64::from(model.hidden) * f64::from(model.vocab));
             ledger.matrices.insert(index, Matrices { layers, head, bytes: roofline.weight_bytes() });
         }
@@ -253,7 +256,7 @@ impl Subject {
         let heads = f64::from(self.shape.heads * self.shape.layers);
         let mut curves = Vec::new();
         match self.kind {
-            Kind::Linear { format, streamed } => {
+            Kind::Linear { format, .. } => {
                 let Some(work) = ledger.matrices.get(&index) else { return curves };
                 let curve = |kind| Curve::new(kind, format.name, work.bytes);
                 let (mut layers, mut heads) = (curve("linear"), curve("head"));
@@ -262,7 +265,7 @@ impl Subject {
                     layers.point(rows, work.layers * f64::from(rows), machine, |team| {
                         seen(team, *step).map(|s| (s.layers - launch(team, 5), s.spread))
                     });
-                    if streamed {
+                    if let Step::Fresh { logits: true, .. } = *step {
                         let part = |team| seen(team, *step).map(|s| (s.head, s.spread));
                         heads.point(rows, work.head * f64::from(rows), machine, part);
                     }
@@ -529,6 +532,8 @@ mod tests {
         let find = |class: &str, rows: u32| rates.iter().find(|k| k.class == class && k.rows == rows).expect("a rate");
         assert!(close(find("linear.q4_1", 8).one_thread, 1e6), "{:?}", find("linear.q4_1", 8));
         assert!(close(find("head.f16", 4).one_thread, 4.0 * 1e5 / 0.5));
+        assert!(close(find("linear.int8_channel", 8).one_thread, 1e6));
+        assert!(rates.iter().all(|k| k.class != "head.int8_channel"), "output matrices stay as stored");
         // What 1024 keys add to a step of one row, which takes two seconds with and one without them.
         assert!(close(find("attend", 3).all_threads, 1024.0 * f64::from(6 * 4)), "{:?}", find("attend", 3));
         assert!(rates.iter().any(|k| k.class == "attend.int8"));

@@ -3,7 +3,7 @@
 //! Takes what [`super::program`] takes. Tensor names are GGUF's.
 
 use super::build::{Built, Role, Slot};
-use super::linear::Blocking;
+use super::linear::{Blocking, Resident};
 use super::pages::{Choice, MOST_PAGES};
 use super::prologue::{Attended, Norm, alone};
 use super::record::Record;
@@ -13,8 +13,8 @@ use ir::program::{
     Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, Launch, PAGE, PICK_WORDS, Program,
     ROW_WORDS, RowOrder, STAT_WORDS, STEP_WORDS, Size, Source, Weight, mask_bytes,
 };
-use ir::schedule::{Attention, KvFormat, ModelSchedule, Prologue};
-use ir::tensor::{DType, SUPER_K, TILE_K};
+use ir::schedule::{Attention, KvFormat, ModelSchedule, Numerics, Prologue};
+use ir::tensor::{DType, SUPER_K, TILE_K, channel_block};
 use std::collections::BTreeMap;
 
 /// Widest residual stream, feed-forward layer or row of heads.
@@ -161,7 +161,10 @@ struct Assembly<'a> {
 #[derive(Clone)]
 struct Found {
     name: String,
+    /// Type in the file.
     dtype: DType,
+    /// What is made of it.
+    resident: Resident,
     n: i64,
     k: i64,
 }
@@ -184,7 +187,8 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    fn matrix(&self, name: String, k: i64, n: i64) -> Result<Found, Error> {
+    /// A matrix of the file; `run` features of its input are written together, see [`Resident::Int8Channel`].
+    fn matrix(&self, name: String, run: i64, k: i64, n: i64) -> Result<Found, Error> {
         let Some(t) = self.model.tensor(&name) else { return Err(Error::Missing { tensor: name }) };
         let expected = vec![k.unsigned_abs(), n.unsigned_abs()];
         if t.shape != expected {
@@ -194,7 +198,15 @@ impl<'a> Assembly<'a> {
             let reason = "needs rows of a multiple of 256 features";
             return Err(Error::Type { tensor: name, dtype: t.dtype, reason });
         }
-        Ok(Found { name, dtype: t.dtype, n, k })
+        // The class int8 per channel rounds the layers' matrices; the output matrix decides between tokens and stays.
+        let resident = match self.schedule.numerics {
+            Numerics::Int8Channel if name.starts_with("blk.") => {
+                let block = channel_block(run.unsigned_abs() as usize).expect("runs are multiples of 32");
+                Resident::Int8Channel(block as i64)
+            }
+            _ => Resident::Stored(t.dtype),
+        };
+        Ok(Found { name, dtype: t.dtype, resident, n, k })
     }
 
     fn weight(&mut self, name: &str, source: Source) -> u32 {
@@ -205,12 +217,12 @@ impl<'a> Assembly<'a> {
     fn tiles(&mut self, tensors: &[&Found], rows: RowOrder) -> u32 {
         let first = tensors[0];
         let names: Vec<String> = tensors.iter().map(|t| t.name.clone()).collect();
-        let source = Source::Tiles {
-            tensors: names.clone(),
-            dtype: first.dtype,
-            n: first.n.unsigned_abs(),
-            k: first.k.unsigned_abs(),
-            rows,
+        let (tensors, dtype, n, k) = (names.clone(), first.dtype, first.n.unsigned_abs(), first.k.unsigned_abs());
+        let source = match first.resident {
+            Resident::Stored(_) => Source::Tiles { tensors, dtype, n, k, rows },
+            Resident::Int8Channel(block) => {
+                Source::Int8Channel { tensors, dtype, n, k, rows, block: block.unsigned_abs() }
+            }
         };
         self.weight(&names.join("+"), source)
     }
@@ -353,15 +365,15 @@ impl<'a> Assembly<'a> {
 
         let gain = self.vector(at("attn_norm.weight"), hidden, RowOrder::File)?;
         let mut weights = vec![(Role::Gain, gain)];
-        let mut types = [DType::F32; 3];
+        let mut kinds = [Resident::Stored(DType::F32); 3];
         let parts = [
             ("attn_q", Role::Query, Role::QueryBias, q_n, turned),
             ("attn_k", Role::Key, Role::KeyBias, kv_n, turned),
             ("attn_v", Role::Value, Role::ValueBias, kv_n, RowOrder::File),
         ];
         for (i, (name, role, bias_role, n, order)) in parts.into_iter().enumerate() {
-            let found = self.matrix(at(&format!("{name}.weight")), hidden, n)?;
-            types[i] = found.dtype;
+            let found = self.matrix(at(&format!("{name}.weight")), hidden, hidden, n)?;
+            kinds[i] = found.resident;
             weights.push((role, self.tiles(&[&found], order)));
             let bias = at(&format!("{name}.bias"));
             if mechanisms.qkv_bias {
@@ -370,11 +382,11 @@ impl<'a> Assembly<'a> {
                 return Err(Error::Unsupported { tensor: bias, reason: "this family has no biases on q, k, v" });
             }
         }
-        let record = qkv::record(&self.dims, &types);
+        let record = qkv::record(&self.dims, &kinds);
         self.norm(layer, &record, gain);
-        let name = kernel_name("qkv", &types);
+        let name = kernel_name("qkv", &kinds);
         self.launch(Phase::Forward, name, layer, &weights, |name, dims| {
-            qkv::kernel(name, dims, &types, mechanisms.qkv_bias)
+            qkv::kernel(name, dims, &kinds, mechanisms.qkv_bias)
         });
         self.append(layer);
         let attend_rows = i64::from(self.schedule.attend_rows);
@@ -384,8 +396,8 @@ impl<'a> Assembly<'a> {
             attend::kernel(name, dims, attend_rows, trimmed)
         });
 
-        let found = self.matrix(at("attn_output.weight"), q_n, hidden)?;
-        let record = project::record(&self.dims, found.dtype);
+        let found = self.matrix(at("attn_output.weight"), head_dim, q_n, hidden)?;
+        let record = project::record(&self.dims, found.resident);
         self.needs_scratch(&record, self.schedule.max_rows);
         if self.split() {
             let name = format!("fold.{}", record.tag());
@@ -394,9 +406,9 @@ impl<'a> Assembly<'a> {
             });
         }
         let out = self.tiles(&[&found], RowOrder::File);
-        let name = kernel_name("out", &[found.dtype]);
+        let name = kernel_name("out", &[found.resident]);
         self.launch(Phase::Forward, name, layer, &[(Role::Matrix, out)], |name, dims| {
-            project::out(name, dims, found.dtype)
+            project::out(name, dims, found.resident)
         });
         Ok(())
     }
@@ -405,11 +417,11 @@ impl<'a> Assembly<'a> {
         let at = |suffix: &str| format!("blk.{layer}.{suffix}");
         let Dims { hidden, ffn, .. } = self.dims;
         let gain = self.vector(at("ffn_norm.weight"), hidden, RowOrder::File)?;
-        let gate = self.matrix(at("ffn_gate.weight"), hidden, ffn)?;
-        let up = self.matrix(at("ffn_up.weight"), hidden, ffn)?;
-        let down = self.matrix(at("ffn_down.weight"), ffn, hidden)?;
+        let gate = self.matrix(at("ffn_gate.weight"), hidden, hidden, ffn)?;
+        let up = self.matrix(at("ffn_up.weight"), hidden, hidden, ffn)?;
+        let down = self.matrix(at("ffn_down.weight"), ffn, ffn, hidden)?;
 
-        let record = ffn::record(&self.dims, gate.dtype, up.dtype);
+        let record = ffn::record(&self.dims, gate.resident, up.resident);
         self.norm(layer, &record, gain);
         let interleaved = self.schedule.interleave && gate.dtype == up.dtype;
         let mut weights = vec![(Role::Gain, gain)];
@@ -419,16 +431,16 @@ impl<'a> Assembly<'a> {
             weights.push((Role::Gate, self.tiles(&[&gate], RowOrder::File)));
             weights.push((Role::Up, self.tiles(&[&up], RowOrder::File)));
         }
-        let act = project::down_record(&self.dims, down.dtype);
+        let act = project::down_record(&self.dims, down.resident);
         self.act = self.act.max(act.stride());
-        let name = format!("{}.to.{}", kernel_name("gate_up", &[gate.dtype, up.dtype]), act.tag());
+        let name = format!("{}.to.{}", kernel_name("gate_up", &[gate.resident, up.resident]), act.tag());
         self.launch(Phase::Forward, name, layer, &weights, |name, dims| {
-            ffn::kernel(name, dims, gate.dtype, up.dtype, interleaved, &act)
+            ffn::kernel(name, dims, gate.resident, up.resident, interleaved, &act)
         });
         let matrix = self.tiles(&[&down], RowOrder::File);
-        let name = kernel_name("down", &[down.dtype]);
+        let name = kernel_name("down", &[down.resident]);
         self.launch(Phase::Forward, name, layer, &[(Role::Matrix, matrix)], |name, dims| {
-            project::down(name, dims, down.dtype)
+            project::down(name, dims, down.resident)
         });
         Ok(())
     }
@@ -439,8 +451,8 @@ impl<'a> Assembly<'a> {
         // A model without its own output matrix uses the embedding.
         let own = self.model.tensor("output.weight").is_some();
         let name = if own { "output.weight" } else { "token_embd.weight" };
-        let found = self.matrix(name.to_owned(), hidden, vocab)?;
-        let record = head::record(&self.dims, found.dtype);
+        let found = self.matrix(name.to_owned(), hidden, hidden, vocab)?;
+        let record = head::record(&self.dims, found.resident);
         self.needs_scratch(&record, self.schedule.max_head_rows);
         if self.split() {
             let name = format!("head_norm.{}", record.tag());
@@ -450,8 +462,8 @@ impl<'a> Assembly<'a> {
         }
         let matrix = self.tiles(&[&found], RowOrder::File);
         let weights = [(Role::Gain, gain), (Role::Matrix, matrix)];
-        let name = kernel_name("head", &[found.dtype]);
-        self.launch(Phase::Head, name, 0, &weights, |name, dims| head::kernel(name, dims, found.dtype));
+        let name = kernel_name("head", &[found.resident]);
+        self.launch(Phase::Head, name, 0, &weights, |name, dims| head::kernel(name, dims, found.resident));
         self.launch(Phase::Head, "finalise".to_owned(), 0, &[], finalise::kernel);
         Ok(())
     }
@@ -537,11 +549,11 @@ impl<'a> Assembly<'a> {
 }
 
 /// `stem.q4_1.q6_k`
-fn kernel_name(stem: &str, types: &[DType]) -> String {
+fn kernel_name(stem: &str, kinds: &[Resident]) -> String {
     let mut name = stem.to_owned();
-    for t in types {
+    for kind in kinds {
         name.push('.');
-        name.push_str(&t.name().to_lowercase());
+        name.push_str(&kind.tag());
     }
     name
 }

@@ -6,27 +6,26 @@
 
 use super::build::{Build, Built, Flt, Int, Place, Role, Slot, Vf};
 use super::finalise::STAT_BYTES;
-use super::linear::{Matrix, RESULT_BYTES, Results, row_blocks};
+use super::linear::{Matrix, RESULT_BYTES, Resident, Results, row_blocks};
 use super::math::exp;
 use super::prologue::{Norm, rows};
 use super::record::Record;
 use super::{Dims, step_words};
 use ir::kernel::{Cmp, Mem, Split};
 use ir::program::{Buf, STAT_BLOCK, STAT_WORDS};
-use ir::tensor::DType;
 
 /// The record that the output projection reads.
-pub(super) fn record(dims: &Dims, dtype: DType) -> Record {
-    Record::new(dims.hidden, &[dtype], dims.blocking.numerics)
+pub(super) fn record(dims: &Dims, resident: Resident) -> Record {
+    Record::new(dims.hidden, &[resident], dims.blocking.numerics)
 }
 
 /// The kernel. A unit is a statistics block.
-pub(super) fn kernel(name: &str, dims: &Dims, dtype: DType) -> Built {
+pub(super) fn kernel(name: &str, dims: &Dims, resident: Resident) -> Built {
     let mut b = Build::new(name);
     let n = step_words::load(&mut b, step_words::HEAD_ROWS);
-    let record = record(dims, dtype);
+    let record = record(dims, resident);
     let rows = rows(&mut b, dims, &record, n, |b| Norm::declare(b, true));
-    let matrix = Matrix { place: b.read("weight", Slot::Weight(Role::Matrix)), dtype };
+    let matrix = Matrix { place: b.read("weight", Slot::Weight(Role::Matrix)), resident };
     let logits = b.write_buf("logits", Buf::Logits);
     let stats = b.write_buf("stats", Buf::Stats);
     let results = b.local("results", dims.blocking.rows * RESULT_BYTES);

@@ -6,7 +6,7 @@
 //!
 //! Int8: per 32 features one chain of eight `Dot4` from `−zero_point·Σq`, which makes the integer exact; then one
 //! conversion, times the row's `d`, fused into the output with the weight's scale. F32: two accumulators, even and odd
-//! features, added at the end.
+//! features, added at the end. Int8 per channel: [`super::channel`].
 //!
 //! What limits int8 on cores that give byte products and float multiplications the same units (measured on Zen 4): a block
 //! of a format with minima takes 8 + 3 of them per row, one without 8 + 2, so these loops end at 73 and 80 % of the rate
@@ -17,7 +17,7 @@ use super::record::Record;
 use super::step_words::RowsOfStep;
 use ir::kernel::{Cmp, Mem, Split};
 use ir::schedule::Numerics;
-use ir::tensor::{DType, SUPER_K, Scales, TILE_K, TileFormat, tile_bytes};
+use ir::tensor::{DType, SUPER_K, Scales, TILE_K, TileFormat, channel_tile_bytes, tile_bytes};
 
 /// Bytes of 16 f32 results.
 pub(super) const RESULT_BYTES: i64 = 64;
@@ -33,13 +33,32 @@ pub(super) struct Blocking {
     pub(super) numerics: Numerics,
 }
 
+/// What a resident tile holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resident {
+    /// Weights as the file stores them.
+    Stored(DType),
+    /// Int8 with one scale per output channel, for rows whose blocks of so many features are mixed and share a scale.
+    Int8Channel(i64),
+}
+
+impl Resident {
+    /// The part of a kernel's name that says so.
+    pub(super) fn tag(self) -> String {
+        match self {
+            Self::Stored(dtype) => dtype.name().to_lowercase(),
+            Self::Int8Channel(block) => format!("int8_channel{block}"),
+        }
+    }
+}
+
 /// A resident matrix of tiles.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix {
     /// Where its tiles are.
     pub(super) place: Place,
-    /// Element type.
-    pub(super) dtype: DType,
+    /// What they hold.
+    pub(super) resident: Resident,
 }
 
 /// Rows of activations.
@@ -113,7 +132,12 @@ pub(super) fn row_blocks(b: &mut Build, (lo, hi): (Int, Int), step: i64, f: impl
 impl Matrix {
     /// Bytes of one tile of `k` features.
     pub(super) fn tile_bytes(&self, k: i64) -> i64 {
-        tile_bytes(self.dtype, k.unsigned_abs() as usize) as i64
+        let k = k.unsigned_abs() as usize;
+        let bytes = match self.resident {
+            Resident::Stored(dtype) => tile_bytes(dtype, k),
+            Resident::Int8Channel(_) => channel_tile_bytes(k),
+        };
+        bytes as i64
     }
 
     /// Tile at byte `tile` times rows `first..first + count`, `1 ≤ count ≤ how.rows`.
@@ -164,10 +188,13 @@ impl Matrix {
         // it does not look ahead, and a load would wait for memory every time.
         let prefetch = if r > 2 { how.prefetch } else { 0 };
         let product = Product { weights: self.place, tile, rows, r, prefetch };
-        let sums = match (self.dtype.tile(), how.numerics) {
-            (Some(f), Numerics::Int8) => product.int8(b, f, start),
-            (Some(f), Numerics::F32) => product.dequantised(b, f, start),
-            (None, _) => product.float(b, self.dtype, start),
+        let sums = match self.resident {
+            Resident::Int8Channel(_) => product.channel(b, start),
+            Resident::Stored(dtype) => match (dtype.tile(), how.numerics) {
+                (Some(f), Numerics::F32) => product.dequantised(b, f, start),
+                (Some(f), Numerics::Int8 | Numerics::Int8Channel) => product.int8(b, f, start),
+                (None, _) => product.float(b, dtype, start),
+            },
         };
         for (i, sum) in sums.into_iter().enumerate() {
             b.store(Mem::F32, to.place.at(to.offset, i as i64 * RESULT_BYTES), sum);
@@ -177,12 +204,12 @@ impl Matrix {
 
 /// One tile times `r` rows.
 #[derive(Clone, Copy)]
-struct Product<'a> {
-    weights: Place,
-    tile: Int,
-    rows: Rows<'a>,
-    r: i64,
-    prefetch: i64,
+pub(super) struct Product<'a> {
+    pub(super) weights: Place,
+    pub(super) tile: Int,
+    pub(super) rows: Rows<'a>,
+    pub(super) r: i64,
+    pub(super) prefetch: i64,
 }
 
 /// Scales that hold for a superblock.

@@ -14,6 +14,7 @@ mod append;
 mod assemble;
 mod attend;
 mod build;
+mod channel;
 mod error;
 mod ffn;
 mod finalise;

@@ -5,45 +5,44 @@
 
 use super::Dims;
 use super::build::{Build, Built, Place, Role, Slot};
-use super::linear::{Matrix, RESULT_BYTES, Results, Rows, row_blocks, tiles_by_bands};
+use super::linear::{Matrix, RESULT_BYTES, Resident, Results, Rows, row_blocks, tiles_by_bands};
 use super::prologue::{Attended, rows};
 use super::record::Record;
 use super::step_words::{self, RowsOfStep};
 use ir::kernel::Mem;
 use ir::program::Buf;
-use ir::tensor::DType;
 
 /// The record that the output projection reads.
-pub(super) fn record(dims: &Dims, dtype: DType) -> Record {
-    Record::new(dims.heads * dims.head_dim, &[dtype], dims.blocking.numerics)
+pub(super) fn record(dims: &Dims, resident: Resident) -> Record {
+    Record::new(dims.heads * dims.head_dim, &[resident], dims.blocking.numerics)
 }
 
 /// The record that the down projection reads.
-pub(super) fn down_record(dims: &Dims, dtype: DType) -> Record {
-    Record::new(dims.ffn, &[dtype], dims.blocking.numerics)
+pub(super) fn down_record(dims: &Dims, resident: Resident) -> Record {
+    Record::new(dims.ffn, &[resident], dims.blocking.numerics)
 }
 
 /// K3.
-pub(super) fn out(name: &str, dims: &Dims, dtype: DType) -> Built {
+pub(super) fn out(name: &str, dims: &Dims, resident: Resident) -> Built {
     let mut b = Build::new(name);
     let step = step_words::rows(&mut b);
-    let record = record(dims, dtype);
+    let record = record(dims, resident);
     let rows = rows(&mut b, dims, &record, step.rows, Attended::declare);
-    add_product(b, dims, dtype, rows, step)
+    add_product(b, dims, resident, rows, step)
 }
 
 /// K5.
-pub(super) fn down(name: &str, dims: &Dims, dtype: DType) -> Built {
+pub(super) fn down(name: &str, dims: &Dims, resident: Resident) -> Built {
     let mut b = Build::new(name);
     let step = step_words::rows(&mut b);
-    let record = down_record(dims, dtype);
+    let record = down_record(dims, resident);
     let place = b.read_buf("act", Buf::Act);
     let base = b.int(0);
-    add_product(b, dims, dtype, Rows { place, base, record: &record }, step)
+    add_product(b, dims, resident, Rows { place, base, record: &record }, step)
 }
 
-fn add_product(mut b: Build, dims: &Dims, dtype: DType, rows: Rows<'_>, step: RowsOfStep) -> Built {
-    let matrix = Matrix { place: b.read("weight", Slot::Weight(Role::Matrix)), dtype };
+fn add_product(mut b: Build, dims: &Dims, resident: Resident, rows: Rows<'_>, step: RowsOfStep) -> Built {
+    let matrix = Matrix { place: b.read("weight", Slot::Weight(Role::Matrix)), resident };
     let hidden: Place = b.write_buf("hidden", Buf::Hidden);
     let results = b.local("results", dims.blocking.rows * RESULT_BYTES);
     tiles_by_bands(&mut b, step, dims.hidden / 16, |b, unit, band| {

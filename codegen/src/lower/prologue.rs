@@ -4,7 +4,7 @@
 //! thread for itself in its own scratch, or as a kernel of its own in thread 0's scratch; the arithmetic is the same.
 
 use super::attend::{State, fold};
-use super::build::{Build, Built, Int, Place, Role, Slot};
+use super::build::{Build, Built, Int, Place, Role, Slot, Vf};
 use super::linear::Rows;
 use super::record::Record;
 use super::{Dims, head_words, row_words, step_words};
@@ -66,16 +66,20 @@ impl Prepare for Norm {
         let scale = b.div(one, root);
         let scale = b.splat(scale);
         let out = b.scale_add(row, to.record.stride(), to.base);
+        let bytes = 4 * to.record.block_features();
         b.for_to(to.record.blocks(), 1, |b, block| {
-            let at = b.mul_const(block, 128);
+            let at = b.mul_const(block, bytes);
             let x_at = b.add(from, at);
-            let halves = [0, 64].map(|offset| {
-                let x = b.load(Mem::F32, self.hidden.at(x_at, offset));
-                let g = b.load(Mem::F32, self.gain.at(at, offset));
-                let x = b.mul(x, scale);
-                b.mul(x, g)
-            });
-            to.record.store_block(b, to.place, out, block, halves[0], halves[1]);
+            let x: Vec<Vf> = (0..bytes)
+                .step_by(64)
+                .map(|offset| {
+                    let x = b.load(Mem::F32, self.hidden.at(x_at, offset));
+                    let g = b.load(Mem::F32, self.gain.at(at, offset));
+                    let x = b.mul(x, scale);
+                    b.mul(x, g)
+                })
+                .collect();
+            to.record.store_block(b, to.place, out, block, &x);
         });
     }
 }
@@ -115,12 +119,12 @@ impl Prepare for Attended {
             let inverse = b.div(one, state.l.now());
             let inverse = b.select(Cmp::Eq, state.l.now(), zero, zero, inverse);
             let inverse = b.splat(inverse);
-            for (i, pair) in state.o.chunks(2).enumerate() {
-                let block = b.mul_const(head, dims.head_dim / 32);
+            let features = to.record.block_features();
+            for (i, part) in state.o.chunks((features / 16) as usize).enumerate() {
+                let block = b.mul_const(head, dims.head_dim / features);
                 let block = b.add_const(block, i as i64);
-                let lo = b.mul(pair[0].now(), inverse);
-                let hi = b.mul(pair[1].now(), inverse);
-                to.record.store_block(b, to.place, out, block, lo, hi);
+                let x: Vec<Vf> = part.iter().map(|o| b.mul(o.now(), inverse)).collect();
+                to.record.store_block(b, to.place, out, block, &x);
             }
         });
     }

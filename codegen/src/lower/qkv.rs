@@ -4,14 +4,13 @@
 //! it leaves them in f32, because a scale needs a whole head, and [`super::append`] rounds them.
 
 use super::build::{Build, Built, Int, Place, Role, Slot, Vf};
-use super::linear::{Matrix, RESULT_BYTES, Results, Rows, row_blocks, tiles_by_bands};
+use super::linear::{Matrix, RESULT_BYTES, Resident, Results, Rows, row_blocks, tiles_by_bands};
 use super::prologue::{Norm, rows};
 use super::record::Record;
 use super::{Dims, row_words, step_words};
 use ir::kernel::Mem;
 use ir::program::{Buf, PAGE};
 use ir::schedule::KvFormat;
-use ir::tensor::DType;
 
 /// Bytes of a KV element (f16).
 const KV_BYTES: i64 = 2;
@@ -49,16 +48,16 @@ struct Shared<'a> {
     results: Place,
 }
 
-/// The record that the projections of these types read.
-pub(super) fn record(dims: &Dims, types: &[DType; 3]) -> Record {
-    Record::new(dims.hidden, types, dims.blocking.numerics)
+/// The record that projections of these kinds read.
+pub(super) fn record(dims: &Dims, kinds: &[Resident; 3]) -> Record {
+    Record::new(dims.hidden, kinds, dims.blocking.numerics)
 }
 
 /// The kernel. A unit is two tiles, 32 outputs of one head; where rope turns them, in pairs, so that it stays in registers.
-pub(super) fn kernel(name: &str, dims: &Dims, types: &[DType; 3], biased: bool) -> Built {
+pub(super) fn kernel(name: &str, dims: &Dims, kinds: &[Resident; 3], biased: bool) -> Built {
     let mut b = Build::new(name);
     let step = step_words::rows(&mut b);
-    let record = record(dims, types);
+    let record = record(dims, kinds);
     let rows = rows(&mut b, dims, &record, step.rows, |b| Norm::declare(b, false));
     let table = b.read_buf("rows", Buf::Rows);
     let rope = b.read_buf("rope", Buf::Rope);
@@ -78,8 +77,8 @@ pub(super) fn kernel(name: &str, dims: &Dims, types: &[DType; 3], biased: bool) 
         ("v", Role::Value, "v_bias", Role::ValueBias),
     ];
     let mut projections = Vec::with_capacity(3);
-    for ((target, (name, role, bias_name, bias_role)), &dtype) in targets.into_iter().zip(roles).zip(types) {
-        let matrix = Matrix { place: b.read(name, Slot::Weight(role)), dtype };
+    for ((target, (name, role, bias_name, bias_role)), &resident) in targets.into_iter().zip(roles).zip(kinds) {
+        let matrix = Matrix { place: b.read(name, Slot::Weight(role)), resident };
         let bias = biased.then(|| b.read(bias_name, Slot::Weight(bias_role)));
         projections.push(Projection { matrix, bias, target });
     }

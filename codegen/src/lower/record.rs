@@ -1,12 +1,13 @@
 //! Activation records: how a row of activations lies in memory between the kernel that makes it and linear layers.
 //!
-//! Takes the types of the matrices that will read a row, returns offsets and the code that writes a block of 32
-//! features. It does not decide where records live.
+//! Takes what the matrices that will read a row hold, returns offsets and the code that writes a block of features. It does
+//! not decide where records live.
 
 use super::build::{Build, Flt, Int, Place, Vf};
+use super::linear::Resident;
 use ir::kernel::{Cmp, Mem};
 use ir::schedule::Numerics;
-use ir::tensor::{DType, Scales, TILE_K};
+use ir::tensor::{CHANNEL_K, CHANNEL_ZERO, Scales, TILE_K};
 
 /// Bytes of the int8 values of a block.
 const Q_BYTES: i64 = TILE_K as i64;
@@ -20,9 +21,15 @@ const QUANTISE_ZERO_BELOW: f32 = 1e-30;
 /// fields that its readers need: `d·Σq` (f32) for formats with minima; `−zero_point·Σq` (i32) per distinct zero point;
 /// `−32·Σq` (2 × i32) of both halves for `Q6_K`. Everything a reader wants of a block lies in one or two cache lines.
 /// Then, when a matrix reads f32: `k` × f32.
+///
+/// For matrices of the class int8 per channel, which share a row with no other kind: `k` × i8, `q`, up to a multiple of 64
+/// bytes; then per block of features that share a scale `d` (f32, value `q·d`) and `−128·Σq` (i32). Before it is rounded a
+/// block is mixed as [`ir::tensor::CHANNEL_BLOCKS`] says: a few features of a residual stream are tens of times larger than
+/// the rest, and mixing spreads what they take from the others' precision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     k: i64,
+    channel: Option<i64>,
     int8: bool,
     float: bool,
     sum: bool,
@@ -31,11 +38,19 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The record of `k` features (a multiple of 32) for readers of these types.
-    pub(super) fn new(k: i64, readers: &[DType], numerics: Numerics) -> Self {
-        let mut r = Self { k, int8: false, float: false, sum: false, zeros: Vec::new(), halves: false };
-        for dtype in readers {
-            let Some(f) = dtype.tile().filter(|_| numerics == Numerics::Int8) else {
+    /// The record of `k` features (a multiple of 32) for readers of these kinds.
+    pub(super) fn new(k: i64, readers: &[Resident], numerics: Numerics) -> Self {
+        let mut r = Self { k, channel: None, int8: false, float: false, sum: false, zeros: Vec::new(), halves: false };
+        for reader in readers {
+            let dtype = match reader {
+                Resident::Stored(dtype) => dtype,
+                Resident::Int8Channel(block) => {
+                    debug_assert!(readers.iter().all(|x| x == reader), "the class has all readers of a row");
+                    r.channel = Some(*block);
+                    return r;
+                }
+            };
+            let Some(f) = dtype.tile().filter(|_| numerics != Numerics::F32) else {
                 r.float = true;
                 continue;
             };
@@ -54,6 +69,9 @@ impl Record {
     /// A name that is equal for equal records of the same `k`.
     pub(super) fn tag(&self) -> String {
         let mut s = String::new();
+        if let Some(group) = self.channel {
+            s.push_str(&format!("c{group}"));
+        }
         if self.int8 {
             s.push_str("q8");
         }
@@ -77,9 +95,21 @@ impl Record {
         self.k
     }
 
-    /// Blocks of 32 features.
+    /// Features of a block, what [`Record::store_block`] takes at once: 32, or what shares a scale.
+    pub(super) fn block_features(&self) -> i64 {
+        self.channel.unwrap_or(TILE_K as i64)
+    }
+
+    /// Blocks.
     pub(super) fn blocks(&self) -> i64 {
-        self.k / TILE_K as i64
+        self.k / self.block_features()
+    }
+
+    /// Offset in a row of the scale of block 0 of the class int8 per channel, and the distance of scales; `−128·Σq` lies 4
+    /// bytes behind a scale.
+    pub(super) fn channel_scales(&self) -> (i64, i64) {
+        debug_assert!(self.channel.is_some());
+        ((self.k + CHANNEL_K as i64 - 1) / CHANNEL_K as i64 * CHANNEL_K as i64, 8)
     }
 
     /// Bytes from one block to the next.
@@ -118,14 +148,25 @@ impl Record {
 
     /// Bytes from one row to the next: an odd number of cache lines, so that rows do not fall in the same sets.
     pub(super) fn stride(&self) -> i64 {
-        let bytes = self.floats() + if self.float { 4 * self.k } else { 0 };
+        let bytes = match self.channel {
+            Some(_) => {
+                let (first, each) = self.channel_scales();
+                first + each * self.blocks()
+            }
+            None => self.floats() + if self.float { 4 * self.k } else { 0 },
+        };
         ((bytes + 63) / 64 * 64) | 64
     }
 
-    /// Writes block `block` of the row at byte `row` of `to`: features `lo` (0..16) and `hi` (16..32).
+    /// Writes block `block` of the row at byte `row` of `to`: [`Record::block_features`] features, 16 in each of `x`.
     ///
     /// `d = max|x| / 127`, `q = round(x · 127 / max|x|)`, 0 when all are (nearly) 0.
-    pub(super) fn store_block(&self, b: &mut Build, to: Place, row: Int, block: Int, lo: Vf, hi: Vf) {
+    pub(super) fn store_block(&self, b: &mut Build, to: Place, row: Int, block: Int, x: &[Vf]) {
+        if self.channel.is_some() {
+            self.store_channel(b, to, row, block, x);
+            return;
+        }
+        let (lo, hi) = (x[0], x[1]);
         if self.float {
             let at = b.scale_add(block, 4 * TILE_K as i64, row);
             b.store(Mem::F32, to.at(at, self.floats()), lo);
@@ -137,13 +178,7 @@ impl Record {
         let at = b.scale_add(block, self.block_bytes(), row);
         let (alo, ahi) = (b.abs(lo), b.abs(hi));
         let most = b.max(alo, ahi);
-        let most = b.max_lanes(most);
-        let (zero, top) = (b.flt(0.0), b.flt(127.0));
-        let d = b.div(most, top);
-        let inverse = b.div(top, most);
-        let least = b.flt(QUANTISE_ZERO_BELOW);
-        let inverse = b.select(Cmp::Lt, most, least, zero, inverse);
-        let inverse = b.splat(inverse);
+        let (d, inverse) = steps(b, most);
         let quantise = |b: &mut Build, x: Vf, offset: i64| {
             let x = b.mul(x, inverse);
             let q = b.round(x);
@@ -171,6 +206,55 @@ impl Record {
             store_times(b, to, at, self.zero(z), sum, -z);
         }
     }
+
+    /// The same for the class int8 per channel: mixed, then rounded. A feature that is no finite number makes `d` a NaN: a maximum would lose it.
+    fn store_channel(&self, b: &mut Build, to: Place, row: Int, block: Int, x: &[Vf]) {
+        let mut x = x.to_vec();
+        let mut half = 1;
+        while half < x.len() {
+            for first in (0..x.len()).filter(|i| i & half == 0) {
+                let (low, high) = (x[first], x[first + half]);
+                (x[first], x[first + half]) = (b.add(low, high), b.sub(low, high));
+            }
+            half *= 2;
+        }
+        let zero = b.vf(0.0);
+        let (mut most, mut odd) = (zero, zero);
+        for &x in &x {
+            let size = b.abs(x);
+            most = b.max(size, most);
+            odd = b.fma(x, zero, odd);
+        }
+        let (d, inverse) = steps(b, most);
+        let odd = b.sum_lanes(odd);
+        let d = b.add(d, odd);
+        let at = b.scale_add(block, self.block_features(), row);
+        let mut sum = b.vi(0);
+        for (i, x) in x.into_iter().enumerate() {
+            let x = b.mul(x, inverse);
+            let q = b.round(x);
+            b.store_ints(Mem::I8, to.at(at, 16 * i as i64), q);
+            sum = b.add(sum, q);
+        }
+        let (first, each) = self.channel_scales();
+        let at = b.scale_add(block, each, row);
+        b.store_f32(to.at(at, first), d);
+        // Whole numbers below 2^24: this sum is exact in any order.
+        let sum = b.float(sum);
+        let sum = b.sum_lanes(sum);
+        store_times(b, to, at, first + 4, sum, -CHANNEL_ZERO);
+    }
+}
+
+/// The step `d` of values whose lanes' largest magnitudes these are, and its inverse in all lanes.
+fn steps(b: &mut Build, most: Vf) -> (Flt, Vf) {
+    let most = b.max_lanes(most);
+    let (zero, top) = (b.flt(0.0), b.flt(127.0));
+    let d = b.div(most, top);
+    let inverse = b.div(top, most);
+    let least = b.flt(QUANTISE_ZERO_BELOW);
+    let inverse = b.select(Cmp::Lt, most, least, zero, inverse);
+    (d, b.splat(inverse))
 }
 
 /// Stores the i32 `whole · factor` for a whole number held in a float.

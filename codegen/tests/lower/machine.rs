@@ -1,7 +1,7 @@
 //! A runtime as small as a test needs: buffers by the program's sizes, launches one after the other, one engine.
 
 use crate::native::Mapped;
-use crate::weights::{Matrix, Random, file_row, tiles};
+use crate::weights::{Matrix, Random, channel_tiles, file_row, tiles};
 use codegen::Backend;
 use codegen::back::interp::{self, Value};
 use half::f16;
@@ -531,6 +531,11 @@ fn resident(tiny: &Tiny, source: &Source) -> Vec<u8> {
             let all: Vec<&Matrix> = tensors.iter().map(|t| &tiny.matrices[t]).collect();
             assert!(all.iter().all(|m| m.dtype == *dtype && m.n as u64 == *n && m.k as u64 == *k));
             tiles(&all, *rows)
+        }
+        Source::Int8Channel { tensors, dtype, n, k, rows, block } => {
+            let all: Vec<&Matrix> = tensors.iter().map(|t| &tiny.matrices[t]).collect();
+            assert!(all.iter().all(|m| m.dtype == *dtype && m.n as u64 == *n && m.k as u64 == *k));
+            channel_tiles(&all, *rows, *block as usize)
         }
     }
 }

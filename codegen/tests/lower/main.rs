@@ -61,7 +61,7 @@ pub(crate) fn check_step(tiny: &Tiny, s: &ModelSchedule, rows: &[Row], cut: bool
 #[test]
 fn every_type_computes_what_it_stands_for() {
     for dtype in DType::ALL {
-        for numerics in [Numerics::Int8, Numerics::F32] {
+        for numerics in Numerics::ALL {
             let tiny = Tiny::new(Family::Llama, 1, SQUARE, [dtype; 8]);
             // Exact arithmetic unrolls far: few rows at a time keep its compilation short.
             let row_block = if numerics == Numerics::F32 { 2 } else { 8 };
@@ -81,6 +81,33 @@ fn mixed_types_biases_and_odd_widths() {
     check_step(&tiny, &schedule(), &rows(), true);
     let split = ModelSchedule { prologue: Prologue::Split, row_block: 4, attend_rows: 1, ..schedule() };
     check_step(&tiny, &split, &rows(), false);
+}
+
+/// Shapes whose blocks differ: 128 and 64 (heads), 32 everywhere, with a last block of a tile that is half empty.
+#[test]
+fn channels_of_odd_widths() {
+    for (widths, family) in [(ODD, Family::Qwen2), ([192, 3, 3, 64, 416, 50], Family::Llama)] {
+        let tiny = Tiny::new(family, 2, widths, [DType::Q4_1; 8]);
+        let s = ModelSchedule { numerics: Numerics::Int8Channel, ..schedule() };
+        check_step(&tiny, &s, &rows(), true);
+        check_step(&tiny, &ModelSchedule { interleave: false, prefetch: 4096, ..s }, &rows()[..1], false);
+        check_step(&tiny, &ModelSchedule { prologue: Prologue::Split, row_block: 4, ..s }, &rows(), false);
+    }
+}
+
+/// The same bits for any rows, schedules and teams, and from the interpreter.
+#[test]
+fn channels_give_the_same_bits_however_they_are_taken() {
+    let tiny = Tiny::new(Family::Qwen2, 1, ODD, [DType::Q4_0; 8]);
+    let channel = ModelSchedule { numerics: Numerics::Int8Channel, ..schedule() };
+    let expected = outcomes(&tiny, &channel, 1, false, Some(&Engine::Interp), &rows());
+    for prologue in [Prologue::Fused, Prologue::Split] {
+        for (row_block, team) in [(8, 3), (4, 1), (2, 2), (1, 3)] {
+            let s = ModelSchedule { row_block, prologue, interleave: team == 1, prefetch: 512, ..channel };
+            assert_eq!(expected, outcomes(&tiny, &s, team, false, None, &rows()), "{s:?}, team {team}");
+        }
+    }
+    assert_eq!(expected[0], outcomes(&tiny, &channel, 2, false, None, &rows()[..1])[0]);
 }
 
 /// Outcomes of the rows of one step.
@@ -146,13 +173,15 @@ fn a_row_alone_equals_the_row_in_a_batch() {
 
 #[test]
 fn back_ends_give_the_same_bits() {
-    for types in [MIXED, [DType::Q4_1; 8]] {
+    let cases = [(MIXED, Numerics::Int8), ([DType::Q4_1; 8], Numerics::Int8), (MIXED, Numerics::Int8Channel)];
+    for (types, numerics) in cases {
         let tiny = Tiny::new(Family::Qwen2, 1, SQUARE, types);
         let rows = rows();
-        let program = Machine::new(&tiny, &schedule(), 1).program;
-        let expected = outcomes(&tiny, &schedule(), 2, true, Some(&Engine::Interp), &rows);
+        let s = ModelSchedule { numerics, ..schedule() };
+        let program = Machine::new(&tiny, &s, 1).program;
+        let expected = outcomes(&tiny, &s, 2, true, Some(&Engine::Interp), &rows);
         for (name, engine) in Engine::all(&program) {
-            assert_eq!(expected, outcomes(&tiny, &schedule(), 2, true, Some(&engine), &rows), "{name}");
+            assert_eq!(expected, outcomes(&tiny, &s, 2, true, Some(&engine), &rows), "{numerics:?}, {name}");
         }
     }
 }

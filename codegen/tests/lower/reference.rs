@@ -2,30 +2,37 @@
 //! were rounded, so that tolerances are those of f32 sums.
 
 use crate::machine::{Machine, Row, Tiny, element, page_of};
-use crate::weights::Matrix;
+use crate::weights::{Matrix, mixed};
 use ir::program::{Buf, Launch, PAGE, STAT_BLOCK};
 use ir::schedule::{KvFormat, Numerics};
-use ir::tensor::{DType, Scales};
+use ir::tensor::{DType, Scales, channel_block};
 
 /// The layout of an activation record, as its description says.
 struct Record {
     k: usize,
+    /// Features that are mixed and share a scale, in int8 per channel.
+    block: Option<usize>,
     int8: bool,
     fields: usize,
     float: bool,
 }
 
 impl Record {
+    /// The record of a layer's matrices, of whose input `run` features are written together.
+    fn layer(k: usize, run: usize, readers: &[DType], numerics: Numerics) -> Self {
+        let block = channel_block(run).filter(|_| numerics == Numerics::Int8Channel);
+        Self { block, ..Self::new(k, readers, numerics) }
+    }
+
     fn new(k: usize, readers: &[DType], numerics: Numerics) -> Self {
-        let quantised: Vec<_> =
-            readers.iter().filter_map(|t| t.tile()).filter(|_| numerics == Numerics::Int8).collect();
+        let quantised: Vec<_> = readers.iter().filter_map(|t| t.tile()).filter(|_| numerics != Numerics::F32).collect();
         let sum = quantised.iter().any(|f| matches!(f.scales, Scales::F16Min | Scales::SuperMin));
         let halves = quantised.iter().any(|f| f.scales == Scales::Super16);
         let mut zeros: Vec<i32> = quantised.iter().filter(|f| f.scales == Scales::F16).map(|f| f.zero_point).collect();
         zeros.sort_unstable();
         zeros.dedup();
         let fields = 1 + usize::from(sum) + zeros.len() + 2 * usize::from(halves);
-        Self { k, int8: !quantised.is_empty(), fields, float: quantised.len() < readers.len() }
+        Self { k, block: None, int8: !quantised.is_empty(), fields, float: quantised.len() < readers.len() }
     }
 
     fn floats_at(&self) -> usize {
@@ -33,7 +40,11 @@ impl Record {
     }
 
     fn stride(&self) -> usize {
-        let bytes = (self.floats_at() + if self.float { 4 * self.k } else { 0 }).next_multiple_of(64);
+        let bytes = match self.block {
+            Some(block) => self.k.next_multiple_of(64) + 8 * (self.k / block),
+            None => self.floats_at() + if self.float { 4 * self.k } else { 0 },
+        };
+        let bytes = bytes.next_multiple_of(64);
         if (bytes / 64).is_multiple_of(2) { bytes + 64 } else { bytes }
     }
 
@@ -41,6 +52,17 @@ impl Record {
     fn row(&self, bytes: &[u8], row: usize, reader: DType, numerics: Numerics) -> (Vec<f64>, Vec<f64>) {
         let row = &bytes[row * self.stride()..];
         let f = |at: usize| f64::from(f32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]));
+        if let Some(block) = self.block {
+            let scales = self.k.next_multiple_of(64);
+            let d = |i: usize| f(scales + i / block * 8);
+            for first in (0..self.k).step_by(block) {
+                let at = scales + first / block * 8 + 4;
+                let zero = i32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]);
+                let sum: i32 = row[first..first + block].iter().map(|q| i32::from(*q as i8)).sum();
+                assert_eq!(zero, -128 * sum);
+            }
+            return ((0..self.k).map(|i| f64::from(row[i] as i8) * d(i)).collect(), (0..self.k).map(d).collect());
+        }
         if reader.tile().is_none() || numerics == Numerics::F32 {
             let x = (0..self.k).map(|i| f(self.floats_at() + 4 * i)).collect();
             return (x, vec![0.0; self.k]);
@@ -50,6 +72,19 @@ impl Record {
         let x = (0..self.k).map(|i| f64::from(row[i / 32 * block + i % 32] as i8) * d(i)).collect();
         (x, (0..self.k).map(d).collect())
     }
+
+    /// Activations as the record holds them: mixed where it mixes.
+    fn of(&self, x: Vec<f64>) -> Vec<f64> {
+        self.block.map_or_else(|| x.clone(), |block| mixed(&x, block))
+    }
+
+    /// Rows of a matrix as they are multiplied with the record's activations.
+    fn rows(&self, m: &Matrix) -> Vec<Vec<f64>> {
+        match self.block {
+            Some(block) => m.channel(block).w,
+            None => (0..m.n).map(|r| m.row(r).to_vec()).collect(),
+        }
+    }
 }
 
 /// `got` equals `want` within `tolerance · size`.
@@ -58,9 +93,9 @@ fn near(what: &str, got: f64, want: f64, size: f64, tolerance: f64) {
     assert!((got - want).abs() <= slack, "{what}: {got} is not {want} within {slack}");
 }
 
-/// A row times a matrix: the product and the sum of magnitudes.
-fn times(m: &Matrix, row: usize, x: &[f64]) -> (f64, f64) {
-    m.row(row).iter().zip(x).fold((0.0, 0.0), |(s, a), (w, x)| (s + w * x, a + (w * x).abs()))
+/// Activations times a row of a matrix: the product and the sum of magnitudes.
+fn times(w: &[f64], x: &[f64]) -> (f64, f64) {
+    w.iter().zip(x).fold((0.0, 0.0), |(s, a), (w, x)| (s + w * x, a + (w * x).abs()))
 }
 
 /// Tolerance of f32 sums of a few hundred products, relative to the sum of magnitudes.
@@ -106,18 +141,21 @@ impl Checker<'_> {
         let scale = 1.0 / (mean + f64::from(self.tiny.model.rms_eps)).sqrt();
         let gains = &self.tiny.vectors[gain];
         let want: Vec<f64> = h.iter().zip(gains).map(|(x, g)| x * scale * f64::from(*g)).collect();
+        let terms = if record.block.is_some() { want.iter().fold(0.0f64, |m, x| m.max(x.abs())) } else { 0.0 };
+        let want = record.of(want);
         let (x, step) = record.row(&m.buffers[&Buf::Scratch], at, reader, self.numerics);
-        self.rounded("norm", &x, &step, &want, 0.0);
+        self.rounded("norm", record, (&x, &step), &want, terms);
         x
     }
 
     /// `x` is `want`, a sum of terms of size `terms`, rounded to a grid of `step`, whose size is right.
-    fn rounded(&self, what: &str, x: &[f64], step: &[f64], want: &[f64], terms: f64) {
+    fn rounded(&self, what: &str, record: &Record, (x, step): (&[f64], &[f64]), want: &[f64], terms: f64) {
+        let block = record.block.unwrap_or(32);
         for i in 0..x.len() {
             near(what, x[i], want[i], step[i] * 0.501 + SUM * (want[i].abs() + terms), 1.0);
             if step[i] > 0.0 {
-                let most = want[i / 32 * 32..][..32].iter().fold(0.0f64, |m, v| m.max(v.abs()));
-                near("step", step[i], most / 127.0, most / 127.0, 1e-5);
+                let most = want[i / block * block..][..block].iter().fold(0.0f64, |m, v| m.max(v.abs()));
+                near("step", step[i], most / 127.0, (most + terms) / 127.0, 1e-5);
             }
         }
     }
@@ -126,16 +164,17 @@ impl Checker<'_> {
         let m = &self.tiny.model;
         let (d, hidden) = (m.head_dim as usize, m.hidden as usize);
         let parts = ["attn_q", "attn_k", "attn_v"].map(|n| self.matrix(layer, n));
-        let record = Record::new(hidden, &parts.map(|p| p.dtype), self.numerics);
+        let record = Record::layer(hidden, hidden, &parts.map(|p| p.dtype), self.numerics);
+        let weights = parts.map(|p| record.rows(p));
         let pairs = m.family.mechanisms().rope_pairs;
         for (i, row) in self.rows.iter().enumerate() {
-            for (part, name) in parts.iter().zip(["attn_q", "attn_k", "attn_v"]) {
+            for ((part, w), name) in parts.iter().zip(&weights).zip(["attn_q", "attn_k", "attn_v"]) {
                 let gain = format!("blk.{layer}.attn_norm.weight");
                 let x = self.normed(&gain, i, &record, i, part.dtype, after);
                 let bias = self.tiny.vectors.get(&format!("blk.{layer}.{name}.bias"));
                 let (y, size): (Vec<f64>, Vec<f64>) = (0..part.n)
                     .map(|n| {
-                        let (y, size) = times(part, n, &x);
+                        let (y, size) = times(&w[n], &x);
                         let b = bias.map_or(0.0, |b| f64::from(b[n]));
                         (y + b, size + b.abs())
                     })
@@ -224,7 +263,8 @@ impl Checker<'_> {
         let m = &self.tiny.model;
         let (d, heads) = (m.head_dim as usize, m.heads as usize);
         let w = self.matrix(layer, "attn_output");
-        let record = Record::new(heads * d, &[w.dtype], self.numerics);
+        let record = Record::layer(heads * d, d, &[w.dtype], self.numerics);
+        let weights = record.rows(w);
         for (i, row) in self.rows.iter().enumerate() {
             let query = before.floats(Buf::Query, i * heads * d, heads * d);
             let mut want = Vec::new();
@@ -237,16 +277,17 @@ impl Checker<'_> {
             }
             let (x, step) = record.row(&after.buffers[&Buf::Scratch], i, w.dtype, self.numerics);
             // A weighted mean of values between −2 and 2.
-            self.rounded("attention", &x, &step, &want, 1.0);
-            self.residual("out", w, &x, i, before, after);
+            let want = record.of(want);
+            self.rounded("attention", &record, (&x, &step), &want, if record.block.is_some() { 8.0 } else { 1.0 });
+            self.residual("out", &weights, &x, i, before, after);
         }
     }
 
-    fn residual(&self, what: &str, w: &Matrix, x: &[f64], row: usize, before: &Machine, after: &Machine) {
-        let old = before.floats(Buf::Hidden, row * w.n, w.n);
-        let new = after.floats(Buf::Hidden, row * w.n, w.n);
-        for n in 0..w.n {
-            let (y, size) = times(w, n, x);
+    fn residual(&self, what: &str, w: &[Vec<f64>], x: &[f64], row: usize, before: &Machine, after: &Machine) {
+        let old = before.floats(Buf::Hidden, row * w.len(), w.len());
+        let new = after.floats(Buf::Hidden, row * w.len(), w.len());
+        for n in 0..w.len() {
+            let (y, size) = times(&w[n], x);
             let old = f64::from(old[n]);
             near(what, f64::from(new[n]), old + y, size + old.abs(), SUM);
         }
@@ -254,31 +295,36 @@ impl Checker<'_> {
 
     fn gate_up(&self, layer: usize, _before: &Machine, after: &Machine) {
         let [gate, up, down] = ["ffn_gate", "ffn_up", "ffn_down"].map(|n| self.matrix(layer, n));
-        let record = Record::new(gate.k, &[gate.dtype, up.dtype], self.numerics);
-        let act = Record::new(down.k, &[down.dtype], self.numerics);
+        let record = Record::layer(gate.k, gate.k, &[gate.dtype, up.dtype], self.numerics);
+        let act = Record::layer(down.k, down.k, &[down.dtype], self.numerics);
+        let (gates, ups) = (record.rows(gate), record.rows(up));
         let gain = format!("blk.{layer}.ffn_norm.weight");
         for i in 0..self.rows.len() {
             let g = self.normed(&gain, i, &record, i, gate.dtype, after);
             let u = self.normed(&gain, i, &record, i, up.dtype, after);
             let want: Vec<f64> = (0..gate.n)
                 .map(|n| {
-                    let (g, u) = (times(gate, n, &g).0, times(up, n, &u).0);
+                    let (g, u) = (times(&gates[n], &g).0, times(&ups[n], &u).0);
                     g / (1.0 + (-g).exp()) * u
                 })
                 .collect();
+            let most = want.iter().fold(0.1f64, |m, x| m.max(x.abs()));
+            let terms = if act.block.is_some() { 8.0 * most } else { 0.1 };
+            let want = act.of(want);
             let (x, step) = act.row(&after.buffers[&Buf::Act], i, down.dtype, self.numerics);
             for n in 0..x.len() {
-                near("activation", x[n], want[n], step[n] * 0.51 + 2e-5 * (want[n].abs() + 0.1), 1.0);
+                near("activation", x[n], want[n], step[n] * 0.51 + 2e-5 * (want[n].abs() + terms), 1.0);
             }
         }
     }
 
     fn down(&self, layer: usize, before: &Machine, after: &Machine) {
         let w = self.matrix(layer, "ffn_down");
-        let record = Record::new(w.k, &[w.dtype], self.numerics);
+        let record = Record::layer(w.k, w.k, &[w.dtype], self.numerics);
+        let weights = record.rows(w);
         for i in 0..self.rows.len() {
             let (x, _) = record.row(&before.buffers[&Buf::Act], i, w.dtype, self.numerics);
-            self.residual("down", w, &x, i, before, after);
+            self.residual("down", &weights, &x, i, before, after);
         }
     }
 
@@ -296,7 +342,7 @@ impl Checker<'_> {
                     assert_eq!(*got, f32::NEG_INFINITY);
                     continue;
                 }
-                let (y, size) = times(w, n, &x);
+                let (y, size) = times(w.row(n), &x);
                 near("logit", f64::from(*got), y, size, SUM);
             }
             for (block, x) in logits[..w.n].chunks(STAT_BLOCK).enumerate() {

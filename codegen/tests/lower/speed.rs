@@ -120,11 +120,16 @@ fn speed() {
     let dtype = DType::ALL.into_iter().find(|t| t.name() == named).expect("a type's name");
     let widths = if dtype.block() == 256 { SUPER_WIDTHS } else { WIDTHS };
     let tiny = Tiny::new(Family::Llama, LAYERS, widths, [dtype; 8]);
+    let class = std::env::var("INFERC_SPEED_NUMERICS").unwrap_or_else(|_| Numerics::Int8.name().into());
+    let numerics = Numerics::ALL.into_iter().find(|n| n.name() == class).expect("a class's name");
     let prefetch = std::env::var("INFERC_SPEED_PREFETCH").ok().and_then(|v| v.parse().ok()).unwrap_or(8192);
-    for (rows, position, prologue) in
-        [(1, 0, Prologue::Fused), (1, 600, Prologue::Fused), (8, 0, Prologue::Fused), (256, 0, Prologue::Split)]
+    for (rows, position, prologue) in [1, 8, 32]
+        .map(|n| (n, 0, Prologue::Fused))
+        .into_iter()
+        .chain([(1, 600, Prologue::Fused), (256, 0, Prologue::Split)])
     {
         let s = ModelSchedule { max_rows: 256, max_head_rows: 256, prologue, prefetch, attend_rows: 4, ..schedule() };
+        let s = ModelSchedule { numerics, ..s };
         let mut m = Machine::new(&tiny, &s, 1);
         let start = cpu_time();
         let code = codegen::emit(&m.program.kernels, s.isa, Backend::Llvm).expect("kernels compile");
@@ -217,7 +222,8 @@ fn report(
         total += mean;
         let stem = kernel.name.split('.').next().expect("a stem");
         let n = weights(widths, stem);
-        let bytes = n / 16 / 256 * tile_bytes(dtype, 256);
+        let channel = kernel.name.contains("int8_channel");
+        let bytes = if channel { n } else { n / 16 / 256 * tile_bytes(dtype, 256) };
         let seconds = mean.as_secs_f64();
         println!(
             "rows {rows:3} at {position:4}  {:24} {:9.2} us  {:6.1} GB/s  {:6.1} GMAC/s",

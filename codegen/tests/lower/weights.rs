@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use ir::program::RowOrder;
-use ir::tensor::{DType, SUPER_K, Scales, TILE_K, TILE_ROWS, tile_bytes};
+use ir::tensor::{DType, SUPER_K, Scales, TILE_K, TILE_ROWS, channel_tile_bytes, tile_bytes};
 
 /// A small generator of numbers; the same seed gives the same tensors.
 pub(crate) struct Random(pub(crate) u64);
@@ -93,6 +93,23 @@ impl Matrix {
             })
             .collect();
         x
+    }
+
+    /// The matrix in int8 per channel for blocks of so many features: its rows mixed, what they were rounded to, and the tile
+    /// bytes by the obvious reading of the layout's description.
+    pub(crate) fn channel(&self, block: usize) -> Channel {
+        let mut out = Channel { w: Vec::new(), q: Vec::new(), scale: Vec::new() };
+        for r in 0..self.n {
+            let row = mixed(self.row(r), block);
+            let most = row.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+            let step = most / 127.0;
+            let scale = (step / (block / 16) as f64) as f32;
+            let q: Vec<i32> = row.iter().map(|x| (x / step).round_ties_even() as i32).collect();
+            out.w.push(q.iter().map(|q| f64::from(*q) * f64::from(scale)).collect());
+            out.q.push(q);
+            out.scale.push(scale);
+        }
+        out
     }
 
     pub(crate) fn row(&self, i: usize) -> &[f64] {
@@ -204,6 +221,52 @@ pub(crate) fn tiles(matrices: &[&Matrix], order: RowOrder) -> Vec<u8> {
             let before = out.len();
             m.tile(t, &|i| file_row(order, i), &mut out);
             assert_eq!(out.len() - before, tile_bytes(m.dtype, m.k));
+        }
+    }
+    out
+}
+
+/// A matrix in int8 per channel.
+pub(crate) struct Channel {
+    /// Rows of weights, mixed and rounded, such that their products with mixed activations are products.
+    pub(crate) w: Vec<Vec<f64>>,
+    q: Vec<Vec<i32>>,
+    scale: Vec<f32>,
+}
+
+/// Every vector of 16 features of a block becomes a signed sum of all of them: minus where two numbers share an odd number
+/// of bits.
+pub(crate) fn mixed(x: &[f64], block: usize) -> Vec<f64> {
+    (0..x.len())
+        .map(|at| {
+            let (first, i, lane) = (at / block * block, at % block / 16, at % 16);
+            let sign = |j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
+            (0..block / 16).map(|j| sign(j) * x[first + 16 * j + lane]).sum()
+        })
+        .collect()
+}
+
+/// Tiles of matrices of one shape in int8 per channel, interleaved.
+pub(crate) fn channel_tiles(matrices: &[&Matrix], order: RowOrder, block: usize) -> Vec<u8> {
+    let channels: Vec<(&Matrix, Channel)> = matrices.iter().map(|m| (*m, m.channel(block))).collect();
+    let mut out = Vec::new();
+    for t in 0..matrices[0].n.div_ceil(TILE_ROWS) {
+        for (m, c) in &channels {
+            let before = out.len();
+            let rows: Vec<Option<usize>> =
+                (0..TILE_ROWS).map(|i| t * TILE_ROWS + i).map(|i| (i < m.n).then(|| file_row(order, i))).collect();
+            for k in (0..m.k.next_multiple_of(64)).step_by(4) {
+                for row in &rows {
+                    out.extend((k..k + 4).map(|k| match row {
+                        Some(r) if k < m.k => (c.q[*r][k] + 128) as u8,
+                        _ => 0,
+                    }));
+                }
+            }
+            for row in &rows {
+                out.extend(row.map_or(0.0, |r| c.scale[r]).to_le_bytes());
+            }
+            assert_eq!(out.len() - before, channel_tile_bytes(m.k));
         }
     }
     out
