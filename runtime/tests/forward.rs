@@ -74,13 +74,13 @@ fn divergence(p: &Kept, q: &Kept) -> f64 {
     terms.sum()
 }
 
-#[test]
-fn smollm2_int8_stays_close_to_f32() {
-    let Some(reference) = reference("smollm2-135m.json") else { return };
-    let exact = ModelSchedule { numerics: Numerics::F32, ..schedule() };
-    let (Some(fast), Some(exact)) = (load(SMOLLM2, &schedule()), load(SMOLLM2, &exact)) else { return };
+/// The gates of an int8 path: how far next-token distributions are from f32 on the first prompts and their answers.
+fn stays_close_to_f32(file: &str, reference_file: &str, numerics: Numerics, prompts: usize) {
+    let Some(reference) = reference(reference_file) else { return };
+    let [fast, exact] = [numerics, Numerics::F32].map(|numerics| ModelSchedule { numerics, ..schedule() });
+    let (Some(fast), Some(exact)) = (load(file, &fast), load(file, &exact)) else { return };
     let (mut sum, mut worst, mut agree, mut count) = (0.0, 0.0_f64, 0, 0);
-    for prompt in reference["prompts"].as_array().expect("prompts") {
+    for prompt in reference["prompts"].as_array().expect("prompts").iter().take(prompts) {
         let mut tokens = ids(prompt, "prompt_tokens");
         tokens.extend(ids(prompt, "greedy_tokens"));
         let rows = [&fast, &exact].map(|loaded| {
@@ -95,8 +95,30 @@ fn smollm2_int8_stays_close_to_f32() {
         }
     }
     let (mean, share) = (sum / f64::from(count), agree as f64 / f64::from(count));
-    eprintln!("{count} rows: KL mean {mean:.2e}, max {worst:.2e}, same first token {:.1} %", share * 100.0);
+    let share_of = share * 100.0;
+    eprintln!("{numerics:?}, {count} rows: KL mean {mean:.2e}, max {worst:.2e}, same first token {share_of:.1} %");
     assert!(mean <= 1e-2 && worst <= 0.2 && share >= 0.95);
+}
+
+#[test]
+fn smollm2_int8_stays_close_to_f32() {
+    stays_close_to_f32(SMOLLM2, "smollm2-135m.json", Numerics::Int8, usize::MAX);
+}
+
+#[test]
+fn smollm2_int8_channel_stays_close_to_f32() {
+    stays_close_to_f32(SMOLLM2, "smollm2-135m.json", Numerics::Int8Channel, usize::MAX);
+}
+
+#[test]
+fn qwen_int8_channel_stays_close_to_f32() {
+    stays_close_to_f32("qwen2.5-coder-0.5b-instruct.gguf", "qwen2.5-0.5b.json", Numerics::Int8Channel, 3);
+}
+
+#[test]
+fn smollm2_greedy_int8_channel() {
+    let s = ModelSchedule { numerics: Numerics::Int8Channel, ..schedule() };
+    greedy_follows(SMOLLM2, "smollm2-135m.f32.json", "f32_greedy_tokens", "f32_margins", 0.5, &s);
 }
 
 #[test]
