@@ -141,7 +141,7 @@ pub(crate) enum NumericsArg {
     Int8,
     /// Weights as stored, activations in f32: slow, the arbiter.
     F32,
-    /// The layers' matrices rounded once more, to int8 with one scale per output channel: faster for many rows.
+    /// The layers' matrices rounded once more, to int8 with one scale per output channel.
     Int8Channel,
 }
 

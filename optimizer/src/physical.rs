@@ -184,11 +184,10 @@ fn weights(roofline: &Roofline<'_>, interleave: bool, numerics: Numerics, demand
         Cost { seconds: demand.tokens * seconds, bytes: demand.tokens * bytes, ..Cost::default() }
     };
     if numerics == Numerics::Int8Channel {
+        // Asked for, so there is nothing that it was chosen over.
         let layout = if interleave { "gate and up interleaved" } else { "gate and up apart" };
         let chosen = (format!("int8 per output channel, {layout}"), stream(roofline.weight_bytes(), 0.0));
-        let stored = roofline.with_numerics(Numerics::Int8).weight_bytes();
-        let reason = "asked for: sums of whole numbers over blocks, weights rounded once more".to_owned();
-        return decision("weights", vec![chosen, (format!("tiles as stored, {layout}"), stream(stored, 0.0))], reason);
+        return decision("weights", vec![chosen], "asked for: weights rounded once more".to_owned());
     }
     let stored = roofline.weight_bytes();
     #[allow(clippy::cast_precision_loss, reason = "parameters are far below 2^53")]
