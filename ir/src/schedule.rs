@@ -215,6 +215,9 @@ pub struct ModelSchedule {
     /// Rows whose accumulators live in registers together: 1, 2, 4 or 8. Kernels accept any number of rows and take
     /// the rest in smaller blocks of 4, 2, 1.
     pub row_block: u32,
+    /// Rows from which products of the class int8 per channel go through tiles of 16 rows, 1 to 16; 0: never. The rows that
+    /// do not fill so much of a tile are taken by blocks. The bits are the same; it is for machines with AMX.
+    pub tile_from: u32,
     /// Rows per attention item at most.
     pub attend_rows: u32,
     /// Rows of one step at most.

@@ -3,6 +3,7 @@
 //! Takes what [`super::program`] takes. Tensor names are GGUF's.
 
 use super::build::{Built, Role, Slot};
+use super::channel_tiles::SPARE_ROWS;
 use super::linear::{Blocking, Resident};
 use super::pages::{Choice, MOST_PAGES};
 use super::prologue::{Attended, Norm, alone};
@@ -116,7 +117,13 @@ fn dims(model: &Model, s: &ModelSchedule) -> Result<Dims, Error> {
         let fits = !s.attention.chooses() || longest <= MOST_PAGES.unsigned_abs();
         check(fits, "context", context, "must be at most 524288 where pages are chosen by bounds")?;
     }
-    let blocking = Blocking { rows: i64::from(s.row_block), prefetch: i64::from(s.prefetch), numerics: s.numerics };
+    schedule(s.tile_from <= 16, "tile_from", s.tile_from, "must be at most 16")?;
+    let blocking = Blocking {
+        rows: i64::from(s.row_block),
+        prefetch: i64::from(s.prefetch),
+        numerics: s.numerics,
+        tile_from: i64::from(s.tile_from),
+    };
     Ok(Dims {
         hidden: i64::from(model.hidden),
         heads: i64::from(model.heads),
@@ -326,8 +333,13 @@ impl<'a> Assembly<'a> {
     }
 
     /// Counts a record kept in scratch for `rows` rows.
+    /// Records that are read behind the last one.
+    fn spare_rows(&self) -> i64 {
+        if self.schedule.tile_from > 0 { SPARE_ROWS } else { 0 }
+    }
+
     fn needs_scratch(&mut self, record: &Record, rows: u32) {
-        self.scratch = self.scratch.max(record.stride() * i64::from(rows));
+        self.scratch = self.scratch.max(record.stride() * (i64::from(rows) + self.spare_rows()));
     }
 
     /// A norm split off, when it is.
@@ -534,7 +546,7 @@ impl<'a> Assembly<'a> {
             (Buf::Hidden, per_row(4 * d.hidden)),
             (Buf::Query, per_row(d.query_bytes())),
             (Buf::Partials, per_partial(d.partial_bytes())),
-            (Buf::Act, per_row(self.act)),
+            (Buf::Act, Size { fixed: (self.act * self.spare_rows()).unsigned_abs(), ..per_row(self.act) }),
             (Buf::Scratch, Size { per_thread: self.scratch.unsigned_abs(), ..none }),
             (Buf::Logits, per_head_row(4 * d.vocab_padded())),
             (Buf::Stats, per_head_row(4 * STAT_WORDS as i64 * d.stat_blocks())),

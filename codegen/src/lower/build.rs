@@ -5,7 +5,8 @@
 //! asked for is what is emitted.
 
 use ir::kernel::{
-    Addr, Base, Bin, Cmp, Kernel, Local, Mem, Op, Param, ParamKind, Reg, ScalarMem, Shift, Split, Stmt, Ty, Un,
+    Addr, Base, Bin, Bytes as Signs, Cmp, Kernel, Local, Mem, Op, Param, ParamKind, Reg, ScalarMem, Shift, Split, Stmt,
+    Tile, Ty, Un,
 };
 use ir::program::{Arg, Buf};
 
@@ -118,6 +119,17 @@ pub(super) enum Slot {
     Summary,
 }
 
+/// A product of tiles: rows of signed bytes times columns of unsigned bytes, added to `sum`.
+#[derive(Clone, Copy)]
+pub(super) struct Matmul {
+    /// 16 × 16 sums.
+    pub(super) sum: Tile,
+    /// 16 rows of 64 features.
+    pub(super) signed: Tile,
+    /// 16 groups of four features of 16 columns.
+    pub(super) unsigned: Tile,
+}
+
 /// A finished kernel and what its parameters stand for.
 pub(super) struct Built {
     /// The kernel.
@@ -189,6 +201,17 @@ impl Build {
     pub(super) fn local(&mut self, name: &str, bytes: i64) -> Place {
         self.kernel.locals.push(Local { name: name.to_owned(), bytes: bytes.unsigned_abs() });
         Place(Base::Local(self.kernel.locals.len() as u32 - 1))
+    }
+
+    /// Memory private to a thread that parts of a kernel use one after the other: one local for all that ask by a name.
+    pub(super) fn shared_local(&mut self, name: &str, bytes: i64) -> Place {
+        match self.kernel.locals.iter_mut().enumerate().find(|(_, local)| local.name == name) {
+            Some((i, local)) => {
+                local.bytes = local.bytes.max(bytes.unsigned_abs());
+                Place(Base::Local(i as u32))
+            }
+            None => self.local(name, bytes),
+        }
     }
 
     fn fresh<T: Val>(&mut self) -> T {
@@ -537,6 +560,27 @@ impl Build {
     /// Asks for a line early.
     pub(super) fn prefetch(&mut self, addr: Addr) {
         self.push(Stmt::Prefetch(addr));
+    }
+
+    /// All bytes of a tile 0.
+    pub(super) fn tile_zero(&mut self, tile: Tile) {
+        self.push(Stmt::TileZero(tile));
+    }
+
+    /// 16 rows of 64 bytes, `stride` bytes apart.
+    pub(super) fn tile_load(&mut self, tile: Tile, addr: Addr, stride: i64) {
+        self.push(Stmt::TileLoad(tile, addr, stride));
+    }
+
+    /// 16 rows of 64 bytes, `stride` bytes apart.
+    pub(super) fn tile_store(&mut self, addr: Addr, stride: i64, tile: Tile) {
+        self.push(Stmt::TileStore(addr, stride, tile));
+    }
+
+    /// `sum += signed · unsigned`
+    pub(super) fn tile_dot(&mut self, m: Matmul) {
+        let (a, b) = ((m.signed, Signs::Signed), (m.unsigned, Signs::Unsigned));
+        self.push(Stmt::TileDot { acc: m.sum, a, b });
     }
 
     fn block(&mut self, f: impl FnOnce(&mut Self)) -> Vec<Stmt> {

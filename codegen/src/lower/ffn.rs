@@ -37,11 +37,12 @@ pub(super) fn kernel(name: &str, dims: &Dims, gate: Resident, up: Resident, inte
         let gate = Matrix { place: b.read("gate", Slot::Weight(Role::Gate)), resident: gate };
         Tiles::Apart(gate, Matrix { place: b.read("up", Slot::Weight(Role::Up)), resident: up })
     };
-    let block = dims.blocking.rows * RESULT_BYTES;
+    let at_once = dims.blocking.at_once(&record);
+    let block = at_once * RESULT_BYTES;
     let tiles_per_unit = out.block_features() / 16;
     let results = b.local("results", 2 * tiles_per_unit * block);
     tiles_by_bands(&mut b, step, out.blocks(), |b, unit, band| {
-        row_blocks(b, band, dims.blocking.rows, |b, first, count| {
+        row_blocks(b, band, at_once, |b, first, count| {
             products(b, dims, &tiles, rows, (unit, tiles_per_unit), (first, count), results);
             let zero = b.int(0);
             b.for_(zero, count, 1, |b, r| {
@@ -73,7 +74,7 @@ fn products(
     (first, count): (Int, Int),
     results: Place,
 ) {
-    let block = dims.blocking.rows * RESULT_BYTES;
+    let block = dims.blocking.at_once(rows.record) * RESULT_BYTES;
     let some = |b: &mut Build, m: &Matrix, matrices: i64, start: i64| {
         b.for_to(matrices * tiles_per_unit, 1, |b, c| {
             let tile = b.scale_add(unit, matrices * tiles_per_unit, c);

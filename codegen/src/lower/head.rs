@@ -28,7 +28,7 @@ pub(super) fn kernel(name: &str, dims: &Dims, resident: Resident) -> Built {
     let matrix = Matrix { place: b.read("weight", Slot::Weight(Role::Matrix)), resident };
     let logits = b.write_buf("logits", Buf::Logits);
     let stats = b.write_buf("stats", Buf::Stats);
-    let results = b.local("results", dims.blocking.rows * RESULT_BYTES);
+    let results = b.local("results", dims.blocking.at_once(&record) * RESULT_BYTES);
     let per_unit = (STAT_BLOCK / 16) as i64;
     let units = b.int(dims.stat_blocks());
     b.par_for(units, Split::Blocked, |b, unit| {
@@ -39,7 +39,7 @@ pub(super) fn kernel(name: &str, dims: &Dims, resident: Resident) -> Built {
         b.for_(first_tile, end, 1, |b, tile| {
             let at = b.mul_const(tile, matrix.tile_bytes(dims.hidden));
             let none = b.int(0);
-            row_blocks(b, (none, n), dims.blocking.rows, |b, first, count| {
+            row_blocks(b, (none, n), dims.blocking.at_once(&record), |b, first, count| {
                 let zero = b.int(0);
                 matrix.times(b, dims.blocking, at, rows, first, count, Results { place: results, offset: zero });
                 b.for_(zero, count, 1, |b, r| {

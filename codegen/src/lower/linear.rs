@@ -13,6 +13,7 @@
 //! of byte products alone. Loads, conversions, additions and unpacking fit beside them.
 
 use super::build::{Build, Bytes, Int, Place, Var, Vf, Vi};
+use super::channel_tiles::{self, MOST_ROWS, TILE_ROWS};
 use super::record::Record;
 use super::step_words::RowsOfStep;
 use ir::kernel::{Cmp, Mem, Split};
@@ -31,6 +32,19 @@ pub(super) struct Blocking {
     pub(super) prefetch: i64,
     /// Arithmetic.
     pub(super) numerics: Numerics,
+    /// Rows from which a product of the class int8 per channel goes through tiles, 1 to 16; 0: never.
+    pub(super) tile_from: i64,
+}
+
+impl Blocking {
+    /// Rows that a kernel takes at a time from such records.
+    pub(super) fn at_once(self, record: &Record) -> i64 {
+        if self.tiles(record) { MOST_ROWS } else { self.rows }
+    }
+
+    fn tiles(self, record: &Record) -> bool {
+        self.tile_from > 0 && Product::fits_tiles(record)
+    }
 }
 
 /// What a resident tile holds.
@@ -140,7 +154,7 @@ impl Matrix {
         bytes as i64
     }
 
-    /// Tile at byte `tile` times rows `first..first + count`, `1 ≤ count ≤ how.rows`.
+    /// Tile at byte `tile` times rows `first..first + count`, `1 ≤ count ≤ how.at_once(rows.record)`.
     #[allow(clippy::too_many_arguments, reason = "the operands of one product")]
     pub(super) fn times(
         &self,
@@ -153,6 +167,51 @@ impl Matrix {
         to: Results,
     ) {
         let start = b.scale_add(first, rows.record.stride(), rows.base);
+        if how.tiles(rows.record) {
+            self.tiles_then_rows(b, how, tile, rows, start, count, to);
+        } else {
+            self.by_rows(b, how, tile, rows, start, count, to);
+        }
+    }
+
+    /// At most [`MOST_ROWS`] rows: through tiles what fills enough of them, the rest by rows.
+    #[allow(clippy::too_many_arguments, reason = "the operands of one product")]
+    fn tiles_then_rows(
+        &self,
+        b: &mut Build,
+        how: Blocking,
+        tile: Int,
+        rows: Rows<'_>,
+        start: Int,
+        count: Int,
+        to: Results,
+    ) {
+        let sums = channel_tiles::declare(b);
+        let product = |r| Product { weights: self.place, tile, rows, r, prefetch: how.prefetch };
+        let none = b.int(0);
+        let taken = b.var(none);
+        let [one, two] = [how.tile_from, TILE_ROWS + how.tile_from].map(|least| b.int(least));
+        let (any, both) = (b.le(one, count), b.le(two, count));
+        b.if_(any, |b| {
+            let take = |b: &mut Build, r: i64| {
+                product(r).through_tiles(b, start, sums, to);
+                let all = b.int(r);
+                b.set(taken, all);
+            };
+            b.if_else(both, |b| take(b, MOST_ROWS), |b| take(b, TILE_ROWS));
+        });
+        let left = b.sub(count, taken.now());
+        row_blocks(b, (none, left), how.rows, |b, first, count| {
+            let row = b.add(taken.now(), first);
+            let start = b.scale_add(row, rows.record.stride(), start);
+            let offset = b.scale_add(row, RESULT_BYTES, to.offset);
+            self.by_rows(b, how, tile, rows, start, count, Results { place: to.place, offset });
+        });
+    }
+
+    /// At most `how.rows` rows, the first at byte `start`.
+    #[allow(clippy::too_many_arguments, reason = "the operands of one product")]
+    fn by_rows(&self, b: &mut Build, how: Blocking, tile: Int, rows: Rows<'_>, start: Int, count: Int, to: Results) {
         if how.rows == 1 {
             self.body(b, how, 1, tile, rows, start, to);
             return;

@@ -15,6 +15,7 @@ mod assemble;
 mod attend;
 mod build;
 mod channel;
+mod channel_tiles;
 mod error;
 mod ffn;
 mod finalise;

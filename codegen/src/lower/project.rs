@@ -44,10 +44,10 @@ pub(super) fn down(name: &str, dims: &Dims, resident: Resident) -> Built {
 fn add_product(mut b: Build, dims: &Dims, resident: Resident, rows: Rows<'_>, step: RowsOfStep) -> Built {
     let matrix = Matrix { place: b.read("weight", Slot::Weight(Role::Matrix)), resident };
     let hidden: Place = b.write_buf("hidden", Buf::Hidden);
-    let results = b.local("results", dims.blocking.rows * RESULT_BYTES);
+    let results = b.local("results", dims.blocking.at_once(rows.record) * RESULT_BYTES);
     tiles_by_bands(&mut b, step, dims.hidden / 16, |b, unit, band| {
         let tile = b.mul_const(unit, matrix.tile_bytes(rows.record.k()));
-        row_blocks(b, band, dims.blocking.rows, |b, first, count| {
+        row_blocks(b, band, dims.blocking.at_once(rows.record), |b, first, count| {
             let zero = b.int(0);
             matrix.times(b, dims.blocking, tile, rows, first, count, Results { place: results, offset: zero });
             b.for_(zero, count, 1, |b, r| {

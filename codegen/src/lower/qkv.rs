@@ -82,7 +82,7 @@ pub(super) fn kernel(name: &str, dims: &Dims, kinds: &[Resident; 3], biased: boo
         let bias = biased.then(|| b.read(bias_name, Slot::Weight(bias_role)));
         projections.push(Projection { matrix, bias, target });
     }
-    let results = b.local("results", 2 * dims.blocking.rows * RESULT_BYTES);
+    let results = b.local("results", 2 * dims.blocking.at_once(&record) * RESULT_BYTES);
     let shared = Shared { dims, rows, table, rope, results };
     let (queries, kvs) = (dims.heads * dims.pairs(), dims.kv_heads * dims.pairs());
     tiles_by_bands(&mut b, step, queries + 2 * kvs, |b, unit, band| {
@@ -114,9 +114,9 @@ impl Shared<'_> {
     /// head; of values `32t..32t + 32`. Units in order read the matrix in order: weights are one stream.
     fn unit(&self, b: &mut Build, p: &Projection, unit: Int, band: (Int, Int)) {
         let dims = self.dims;
-        let half = dims.blocking.rows * RESULT_BYTES;
+        let half = dims.blocking.at_once(self.rows.record) * RESULT_BYTES;
         let (head, t) = b.div_rem(unit, dims.pairs());
-        row_blocks(b, band, dims.blocking.rows, |b, first, count| {
+        row_blocks(b, band, dims.blocking.at_once(self.rows.record), |b, first, count| {
             let zero = b.int(0);
             b.for_(zero, count, 1, |b, r| {
                 let row = b.add(first, r);

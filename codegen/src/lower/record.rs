@@ -95,6 +95,11 @@ impl Record {
         self.k
     }
 
+    /// True for the class int8 per channel.
+    pub(super) fn is_channel(&self) -> bool {
+        self.channel.is_some()
+    }
+
     /// Features of a block, what [`Record::store_block`] takes at once: 32, or what shares a scale.
     pub(super) fn block_features(&self) -> i64 {
         self.channel.unwrap_or(TILE_K as i64)

@@ -1,5 +1,6 @@
 //! A runtime as small as a test needs: buffers by the program's sizes, launches one after the other, one engine.
 
+use crate::amx;
 use crate::native::Mapped;
 use crate::weights::{Matrix, Random, channel_tiles, file_row, tiles};
 use codegen::Backend;
@@ -100,6 +101,7 @@ pub(crate) fn schedule() -> ModelSchedule {
         isa: Isa { avx2: true, avx512: true, vnni: true, amx_int8: false },
         threads: 2,
         row_block: 8,
+        tile_from: 0,
         attend_rows: 4,
         max_rows: 16,
         max_head_rows: 16,
@@ -130,10 +132,12 @@ impl Engine {
             && is_x86_feature_detected!("avx512vl");
         let vnni = v4 && is_x86_feature_detected!("avx512vnni");
         let isa = |avx512, vnni| Isa { avx2: true, avx512, vnni, amx_int8: false };
+        amx::enable();
         let all = [
             (Backend::Cranelift, isa(false, false), v3),
             (Backend::Llvm, isa(false, false), v3),
             (Backend::Llvm, isa(true, false), v4),
+            (Backend::Llvm, Isa { amx_int8: true, ..isa(true, true) }, vnni),
             (Backend::Llvm, isa(true, true), vnni),
         ];
         all.into_iter().filter(|(b, _, here)| *here && b.available()).map(|(b, isa, _)| (b, isa)).collect()

@@ -2,6 +2,8 @@
 
 extern crate inferc_codegen as codegen;
 
+#[path = "../backends/amx.rs"]
+mod amx;
 mod draws;
 mod machine;
 #[path = "../backends/native.rs"]
@@ -108,6 +110,36 @@ fn channels_give_the_same_bits_however_they_are_taken() {
         }
     }
     assert_eq!(expected[0], outcomes(&tiny, &channel, 2, false, None, &rows()[..1])[0]);
+}
+
+/// Through tiles and by rows, any number of rows, the same bits; blocks of 64 and 128 features, and of 32, which fill no tile.
+#[test]
+fn channels_through_tiles_give_the_same_bits() {
+    let sequences: Vec<Row> = (0..4).flat_map(|s| (0..12).map(move |p| row(s, 250 + p))).collect();
+    for widths in [SQUARE, [192, 3, 3, 64, 384, 50], ODD] {
+        let tiny = Tiny::new(Family::Qwen2, 1, widths, [DType::Q4_0; 8]);
+        let numerics = Numerics::Int8Channel;
+        let base = ModelSchedule { numerics, max_rows: 48, max_head_rows: 48, prefetch: 512, ..schedule() };
+        let by_rows = outcomes(&tiny, &base, 2, false, None, &sequences);
+        for (tile_from, prologue) in [(1, Prologue::Split), (10, Prologue::Fused), (16, Prologue::Split)] {
+            let s = ModelSchedule { tile_from, prologue, ..base };
+            let program = Machine::new(&tiny, &s, 1).program;
+            let tiled = program.kernels.iter().filter(|k| ir::kernel::uses_tiles(&k.body)).count();
+            assert_eq!(tiled > 0, widths != ODD, "{widths:?}");
+            for (name, engine) in Engine::all(&program) {
+                let before = amx::count().0;
+                for n in [1, 9, 10, 15, 16, 17, 25, 26, 31, 32, 33, 48] {
+                    let got = outcomes(&tiny, &s, 2, false, Some(&engine), &sequences[..n]);
+                    assert_eq!(by_rows[..n], got, "{name}: {n} rows of {widths:?}, tiles from {tile_from}");
+                }
+                let emulated = name.contains("amx_int8: true") && amx::enable() == amx::Tiles::Emulated;
+                assert_eq!(amx::count().0 != before, emulated && tiled > 0, "{name}: {widths:?}");
+            }
+            // The last row of the last tile is followed by as many rows as are read: the interpreter checks.
+            let n = 48;
+            assert_eq!(by_rows, outcomes(&tiny, &s, 1, true, Some(&Engine::Interp), &sequences[..n]));
+        }
+    }
 }
 
 /// Outcomes of the rows of one step.

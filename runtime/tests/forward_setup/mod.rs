@@ -22,6 +22,7 @@ pub(crate) fn schedule() -> ModelSchedule {
         isa: isa(),
         threads: 2,
         row_block: 8,
+        tile_from: 0,
         attend_rows: 8,
         max_rows: 256,
         max_head_rows: 32,
