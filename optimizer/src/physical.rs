@@ -56,7 +56,7 @@ pub(crate) fn schedule(
         isa: target.isa,
         threads: 1,
         row_block: 1,
-        tile_from: if target.isa.amx_int8 { TILE_FROM } else { 0 },
+        tile_from: if target.isa.amx_int8 && numerics == Numerics::Int8Channel { TILE_FROM } else { 0 },
         attend_rows: attend_rows(model, target),
         max_rows: MAX_ROWS,
         max_head_rows: 64,
