@@ -9,6 +9,7 @@ use runtime::metrics::{Metrics, SiteMetrics};
 use runtime::session::Outcome;
 use runtime::value::usage_json;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// A row of predicted beside measured.
@@ -146,16 +147,23 @@ pub fn text(plan: &Plan, target: &Target, seed: u64, outcome: &Outcome) -> Strin
         plan.assumptions.prompt_tokens,
         plan.assumptions.length_share
     );
-    let classes: Vec<String> = numerics(plan).map(|(role, class)| format!("{role} in {class}")).collect();
-    if !classes.is_empty() {
-        let _ = writeln!(out, "arithmetic: {}", classes.join(", "));
+    if let Some(classes) = arithmetic(plan) {
+        let _ = writeln!(out, "arithmetic: {classes}");
     }
     out
 }
 
 /// Roles and the arithmetic class of their models.
-fn numerics(plan: &Plan) -> impl Iterator<Item = (&str, &'static str)> {
-    plan.models.iter().flatten().map(|m| (m.role.as_str(), m.schedule.numerics.name()))
+#[must_use]
+pub fn numerics(plan: &Plan) -> BTreeMap<&str, &'static str> {
+    plan.models.iter().flatten().map(|m| (m.role.as_str(), m.schedule.numerics.name())).collect()
+}
+
+/// The same for people; nothing for plans without models.
+#[must_use]
+pub fn arithmetic(plan: &Plan) -> Option<String> {
+    let classes: Vec<String> = numerics(plan).into_iter().map(|(role, class)| format!("{role} in {class}")).collect();
+    (!classes.is_empty()).then(|| classes.join(", "))
 }
 
 /// The JSON of a run: `value text tokens logprobs usage stop predicted measured`.
@@ -187,7 +195,7 @@ pub fn json(plan: &Plan, target: &Target, seed: u64, outcome: &Outcome) -> Value
         "predicted": before,
         "measured": { "seconds": outcome.usage.seconds, "operators_seconds": measured, "tokens": outcome.usage.tokens },
         "operators": operators,
-        "numerics": numerics(plan).collect::<std::collections::BTreeMap<_, _>>(),
+        "numerics": numerics(plan),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Well-formedness of plans: what the planner promises and the runtime relies on.
 
 use crate::plan::{Plan, SitePlan};
+use crate::schedule::Numerics;
 
 /// Checks a plan.
 ///
@@ -20,6 +21,10 @@ pub fn plan(plan: &Plan) -> Result<(), Vec<String>> {
         let fits = matches!(s.row_block, 1 | 2 | 4 | 8) && s.threads > 0 && s.attend_rows > 0 && s.max_rows > 0;
         if !fits || s.max_head_rows == 0 || m.kv_pages == 0 {
             faults.push(format!("model {i} has an impossible schedule: {s:?}, {} pages", m.kv_pages));
+        }
+        let tiles = s.isa.amx_int8 && s.numerics == Numerics::Int8Channel && s.tile_from <= 16;
+        if s.tile_from > 0 && !tiles {
+            faults.push(format!("model {i} takes tiles from {} rows where there are none: {s:?}", s.tile_from));
         }
     }
     for (i, site) in plan.sites.iter().enumerate() {

@@ -120,8 +120,8 @@ impl Display for Plan {
             let s = &m.schedule;
             writeln!(
                 f,
-                "model {i} {}: {:?} {} layers, {} weights, {} KV pages\n  threads={} row_block={} attend_rows={} \
-                 prologue={:?} interleave={} numerics={:?} kv={} attention={} rows≤{} heads≤{}",
+                "model {i} {}: {:?} {} layers, {} weights, {} KV pages\n  threads={} row_block={} tile_from={} \
+                 attend_rows={} prologue={:?} interleave={} numerics={} kv={} attention={} rows≤{} heads≤{}",
                 m.role,
                 m.model.family,
                 m.model.layers,
@@ -129,10 +129,11 @@ impl Display for Plan {
                 m.kv_pages,
                 s.threads,
                 s.row_block,
+                s.tile_from,
                 s.attend_rows,
                 s.prologue,
                 s.interleave,
-                s.numerics,
+                s.numerics.name(),
                 s.kv.name(),
                 s.attention,
                 s.max_rows,

@@ -5,6 +5,7 @@ mod plan_setup;
 use inferc_optimizer as optimizer;
 
 use ir::plan::{Plan, PrefixMode, ScoreMode, SitePlan};
+use ir::schedule::Numerics;
 use optimizer::{ASSUMPTIONS, Options, PlanError};
 use plan_setup::{lawful, models, options, plan, reference, strategies, strategy};
 use proptest::prelude::*;
@@ -231,6 +232,23 @@ fn register_blocks_follow_the_instruction_set() {
 }
 
 #[test]
+fn tiles_are_for_int8_per_channel_on_machines_that_have_them() {
+    let plan_of = |amx_int8: bool, numerics: Numerics| {
+        let mut target = ir::target::builtin("cpu-avx512").expect("a built-in profile");
+        target.isa.amx_int8 = amx_int8;
+        lawful(&strategy(EARLY), &target, &Options { numerics, ..options() })
+    };
+    for (amx_int8, numerics) in [true, false].into_iter().flat_map(|a| Numerics::ALL.map(|n| (a, n))) {
+        let plan = plan_of(amx_int8, numerics);
+        let schedule = plan.models[0].as_ref().expect("a bound role").schedule;
+        let tiles = amx_int8 && numerics == Numerics::Int8Channel;
+        assert_eq!((schedule.tile_from > 0, schedule.numerics), (tiles, numerics), "{schedule:?}");
+        let text = plan.to_string();
+        assert!(text.contains(&format!(" numerics={} ", numerics.name())), "{text}");
+    }
+}
+
+#[test]
 fn one_thread_where_barriers_cost_more_than_the_work() {
     let threads = |launch| {
         let mut target = reference();
@@ -294,7 +312,8 @@ fn models_that_do_not_fit_together_are_refused() {
 #[test]
 fn broken_plans_are_noticed() {
     type Break = fn(&mut Plan);
-    let breaks: [(&str, Break); 6] = [
+    let breaks: [(&str, Break); 7] = [
+        ("takes tiles", |p| p.models.iter_mut().flatten().for_each(|m| m.schedule.tile_from = 10)),
         ("operator", |p| p.operators[1].depth = 9),
         ("operator", |p| p.operators[1].cost.seconds = f64::NAN),
         ("which is cheaper", |p| p.decisions[0].cost.seconds *= 1000.0),

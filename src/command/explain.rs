@@ -8,6 +8,7 @@ use inferc::prepare::Prepared;
 use inferc::{inputs, manifest, report};
 use ir::plan::Plan;
 use ir::plan_text::{bytes, seconds, three};
+use ir::schedule::ModelSchedule;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -74,6 +75,15 @@ fn strategy(args: &ExplainArgs) -> Result<u8> {
     Ok(OK)
 }
 
+/// The class of a model's matrices, and from how many rows on they go through tiles, where they do.
+fn arithmetic(schedule: &ModelSchedule) -> String {
+    let class = schedule.numerics.name();
+    match schedule.tile_from {
+        0 => class.to_owned(),
+        from => format!("{class}, tiles from {from} rows"),
+    }
+}
+
 #[allow(clippy::cast_precision_loss, reason = "sizes for people")]
 fn text(plan: &Plan, others: &[WhatIf]) -> String {
     let s = &plan.strategy;
@@ -107,11 +117,11 @@ fn text(plan: &Plan, others: &[WhatIf]) -> String {
         let sc = &m.schedule;
         let _ = writeln!(
             out,
-            "model      {} = {} · weights {} · {:?} · KV {} · attention {} · {} threads",
+            "model      {} = {} · weights {} · arithmetic {} · KV {} · attention {} · {} threads",
             m.role,
             m.model.name,
             bytes(m.weight_bytes as f64),
-            sc.numerics,
+            arithmetic(sc),
             sc.kv.name(),
             sc.attention,
             sc.threads
@@ -161,6 +171,7 @@ fn document(plan: &Plan, others: &[WhatIf]) -> Result<Value> {
         "declared": plan.strategy.within,
         "estimated": plan_json(plan),
         "assumptions": plan.assumptions,
+        "numerics": report::numerics(plan),
         "operators": serde_json::to_value(&plan.operators).context("operators are plain data")?,
         "decisions": serde_json::to_value(&plan.decisions).context("decisions are plain data")?,
         "sites": serde_json::to_value(&plan.sites).context("site plans are plain data")?,

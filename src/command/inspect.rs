@@ -3,7 +3,7 @@
 use super::{FAILED, OK, print, print_json};
 use crate::args::{Format, InspectArgs};
 use anyhow::Result;
-use inferc::artifact;
+use inferc::{artifact, report};
 use ir::artifact::{FORMAT, section_sizes};
 use serde_json::json;
 
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<u8> {
             "models": m.models.iter().map(|(role, path, id)| json!({ "role": role, "path": path, "identity": id })).collect::<Vec<_>>(),
             "target": artifact.plan.target, "target_hash": artifact.plan.target_hash,
             "sections": sizes.iter().map(|(name, size)| json!({ "name": name, "bytes": size })).collect::<Vec<_>>(),
-            "kernels": kernels, "rules": artifact.rules.len(),
+            "numerics": report::numerics(&artifact.plan), "kernels": kernels, "rules": artifact.rules.len(),
             "bounds": artifact.plan.strategy.bounds, "predicted": artifact.plan.cost,
             "fits_this_machine": unfit.is_none(), "difference": unfit,
         }));
@@ -43,6 +43,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<u8> {
     );
     for (role, path, identity) in &m.models {
         out.push_str(&format!("model    {role} = {path} ({})\n", identity.get(..16).unwrap_or(identity)));
+    }
+    if let Some(classes) = report::arithmetic(&artifact.plan) {
+        out.push_str(&format!("classes  {classes}\n"));
     }
     for (name, size) in &sizes {
         out.push_str(&format!("section  {name:<10} {size:>9} bytes\n"));

@@ -186,6 +186,10 @@ fn explain_shows_bounds_estimates_choices_and_what_ifs() {
         &document,
         &["bounds", "declared", "estimated", "operators", "decisions", "sites", "what_if", "assumptions"],
     );
+    let classes = document["numerics"].as_object().expect("classes by role");
+    assert!(!classes.is_empty() && classes.values().all(|class| class == "int8"), "{classes:?}");
+    let channel = inferc(dir.path(), &["explain", "votes.infer", "--numerics", "int8-channel"]).code(0).out;
+    assert!(channel.contains("· arithmetic int8-channel"), "{channel}");
     assert!(
         document["decisions"]
             .as_array()
@@ -223,6 +227,7 @@ fn a_plan_runs_like_its_source_and_compiles_to_the_same_bytes() {
         &["format", "compiler", "backend", "source_hash", "isa", "threads", "target", "kernels", "bounds", "predicted"],
     );
     assert_eq!((&inspected["strategy"], &inspected["fits_this_machine"]), (&"votes".into(), &true.into()));
+    assert!(inspected["numerics"].as_object().is_some_and(|classes| classes.values().all(|class| class == "int8")));
     assert_eq!(inspected["sections"].as_array().map(Vec::len), Some(4));
     assert_eq!(inspected["models"][0]["role"], "base");
     let text = inferc(dir.path(), &["inspect", "x.plan"]).code(0).out;

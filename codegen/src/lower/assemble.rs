@@ -332,12 +332,12 @@ impl<'a> Assembly<'a> {
         });
     }
 
-    /// Counts a record kept in scratch for `rows` rows.
     /// Records that are read behind the last one.
     fn spare_rows(&self) -> i64 {
         if self.schedule.tile_from > 0 { SPARE_ROWS } else { 0 }
     }
 
+    /// Counts a record kept in scratch for `rows` rows.
     fn needs_scratch(&mut self, record: &Record, rows: u32) {
         self.scratch = self.scratch.max(record.stride() * (i64::from(rows) + self.spare_rows()));
     }

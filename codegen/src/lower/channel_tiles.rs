@@ -7,6 +7,7 @@
 
 use super::build::{Build, Int, Matmul, Place};
 use super::linear::{Product, RESULT_BYTES, Results};
+use super::record::Record;
 use ir::kernel::{Mem, Tile};
 use ir::tensor::{CHANNEL_K, channel_weight_bytes};
 
@@ -33,7 +34,7 @@ pub(super) fn declare(b: &mut Build) -> Place {
 
 impl Product<'_> {
     /// True if the records' blocks are those of tiles.
-    pub(super) fn fits_tiles(record: &super::record::Record) -> bool {
+    pub(super) fn fits_tiles(record: &Record) -> bool {
         record.is_channel() && record.block_features() % CHANNEL_K as i64 == 0
     }
 

@@ -147,10 +147,14 @@ impl Engine {
         Self::Native(Mapped::new(codegen::emit(&program.kernels, isa, backend).expect("kernels compile")))
     }
 
-    /// Every compiled engine, with its name.
+    /// Every compiled engine, with its name; for programs with tiles those that differ in what they make of tiles.
     pub(crate) fn all(program: &Program) -> Vec<(String, Self)> {
         let name = |(backend, isa): (Backend, Isa)| format!("{} {isa:?}", backend.name());
-        Self::tiers().into_iter().map(|t| (name(t), Self::compiled(program, t))).collect()
+        let tiled = program.kernels.iter().any(|k| ir::kernel::uses_tiles(&k.body));
+        let tells = |(backend, isa): &(Backend, Isa)| {
+            if tiled { isa.amx_int8 || *backend == Backend::Cranelift } else { !isa.amx_int8 }
+        };
+        Self::tiers().into_iter().filter(tells).map(|t| (name(t), Self::compiled(program, t))).collect()
     }
 
     /// The fastest engine here.

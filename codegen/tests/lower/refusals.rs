@@ -84,6 +84,7 @@ fn numbers_outside_the_kernels_are_refused() {
         ModelSchedule { max_head_rows: u32::MAX, ..schedule() },
         ModelSchedule { threads: 0, ..schedule() },
         ModelSchedule { prefetch: u32::MAX, ..schedule() },
+        ModelSchedule { tile_from: 17, ..schedule() },
     ] {
         assert!(matches!(program(&m, &s), Err(Error::Schedule { .. })), "{s:?}");
     }
