@@ -208,7 +208,7 @@ fn channels_hold_the_rows_of_the_file_rounded() {
             assert!((0..k).any(|f| q(f).abs() == 127.0) && (0..k).all(|f| q(f).abs() <= 127.0));
             for (f, e) in expected.iter().enumerate() {
                 let (first, i, lane) = (f / block * block, f % block / 16, f % 16);
-                let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+                let sign = |j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
                 let found: f64 = (0..block / 16).map(|j| sign(j) * scale * q(first + 16 * j + lane)).sum();
                 let slack = scale * (block / 16) as f64 * 0.51;
                 let e = f64::from(*e);
