@@ -275,6 +275,7 @@ fn scripts_can_be_run() {
         "scripts/performance",
         "scripts/strategy-table",
         "scripts/sparse-quality",
+        "scripts/plan-regret",
         ".ci/run",
     ];
     for script in scripts {
