@@ -150,7 +150,7 @@ fn unknown_target(name: &str) -> anyhow::Error {
 /// Reads a measured profile.
 ///
 /// # Errors
-/// When the file is no profile or its numbers make no sense.
+/// When the file is no profile, one of another format, or its numbers make no sense.
 pub fn profile(path: &Path) -> Result<Target> {
     let text = source_text(path)?;
     let broken = || format!("{} is no profile: write one with `inferc profile-device -o FILE`", path.display());

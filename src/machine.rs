@@ -51,6 +51,11 @@ pub struct Machine {
     pub warnings: Vec<String>,
 }
 
+/// What a back end makes use of. Cranelift has no tiles: what is planned for them would run as loops.
+pub(crate) fn usable(isa: Isa, backend: Backend) -> Isa {
+    Isa { amx_int8: isa.amx_int8 && backend == Backend::Llvm, ..isa }
+}
+
 impl Machine {
     /// Works out the circumstances.
     ///
@@ -80,10 +85,15 @@ impl Machine {
         if !backend.available() {
             bail!("this build has no {} back end: build inferc with its feature", backend.name());
         }
-        // Cranelift has no tiles: what is planned for them would run as loops.
-        target.isa.amx_int8 &= backend == Backend::Llvm;
+        target.isa = usable(target.isa, backend);
         let cache = if wishes.cache { Cache::open().map_err(|why| warnings.push(why)).ok() } else { None };
         Ok(Self { target, threads, backend, cache, numerics: wishes.numerics, forced: wishes.forced, warnings })
+    }
+
+    /// One thread and all of them.
+    #[must_use]
+    pub fn teams(&self) -> Vec<u32> {
+        if self.threads > 1 { vec![1, self.threads] } else { vec![1] }
     }
 
     /// The target can run code on this machine.

@@ -1,4 +1,4 @@
-//! Measures this machine in well under a minute: read bandwidth by working set, rates of the real emitted kernels, barriers,
+//! Measures this machine in about a minute: read bandwidth by working set, rates of the real emitted kernels, barriers,
 //! the start of a process.
 //!
 //! Kernels are measured on synthetic models ([`subjects`]), in whole steps: a step without keys is linear layers and
@@ -12,9 +12,10 @@ mod settle;
 mod subjects;
 
 pub use settle::AGREE;
+pub(crate) use settle::lower_quartile;
 
 use crate::cache::Cache;
-use crate::machine::{Machine, host_name};
+use crate::machine::{Machine, host_name, usable};
 use crate::synthetic::Random;
 use anyhow::Result;
 use codegen::Backend;
@@ -48,7 +49,7 @@ pub struct Profile {
     pub foreign: Option<f64>,
     /// Steps that were timed.
     pub steps: usize,
-    /// Steps that were timed again because their times did not agree.
+    /// Steps whose times did not agree after the passes; they are timed again while the budget lasts.
     pub again: usize,
 }
 
@@ -70,9 +71,7 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut d
     let mut target = ir::target::builtin(if host.isa.avx512 { "cpu-avx512" } else { "cpu-avx2" })
         .unwrap_or_else(|| unreachable!("both CPU classes are built in"));
     target.name = host_name(&host);
-    target.isa = host.isa;
-    // Cranelift has no tiles: what is planned for them would run as loops.
-    target.isa.amx_int8 &= backend == Backend::Llvm;
+    target.isa = usable(host.isa, backend);
     target.threads = threads;
     #[allow(clippy::cast_precision_loss, reason = "memory sizes are far below 2^53")]
     let memory = host.total_memory as f64;
@@ -96,7 +95,7 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut d
     // Buffers of hundreds of megabytes are read after the kernels once more: a second time at another time.
     reads.pass();
     machine.target.launch = machine.target.launch.min(barrier(threads)?);
-    let (first, again) = (ledger.unsettled(), Instant::now());
+    let (open, again) = (ledger.unsettled().len(), Instant::now());
     for _ in 0..AGAIN {
         for (index, subject) in subjects.iter().enumerate() {
             let open = ledger.unsettled();
@@ -106,20 +105,22 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut d
             }
         }
     }
-    let mut target = machine.target.clone();
+    let kernels = rates(&subjects, &ledger, &machine);
+    let mut target = machine.target;
     target.read = reads.bandwidth();
     if let Some(last) = target.read.last() {
         target.bandwidth = last.all_threads;
     }
+    // A profile names the CPU, whatever code generator measured it.
     target.isa = host.isa;
-    target.kernels = rates(&subjects, &ledger, &machine);
+    target.kernels = kernels;
     // The peak prices classes that a plan may take unasked: int8 per channel, through tiles above all, is far above them.
     let stored = |class: &str| class.starts_with("linear") && class != "linear.int8_channel";
     let linear = target.kernels.iter().filter(|k| stored(&k.class));
     if let Some(best) = linear.map(|k| k.all_threads).reduce(f64::max) {
         target.flops = 2.0 * best;
     }
-    Ok(Profile { target, foreign: watch.foreign(), steps: ledger.len(), again: first.len() })
+    Ok(Profile { target, foreign: watch.foreign(), steps: ledger.len(), again: open })
 }
 
 /// Sums of random words, by working set and threads.
@@ -209,7 +210,7 @@ fn process_start() -> f64 {
             _ => return 0.0,
         }
     }
-    settle::lower_quartile(&mut seconds)
+    lower_quartile(&mut seconds)
 }
 
 /// Fastest seconds per launch of a list of launches that do nothing: what a barrier of the team costs.

@@ -90,7 +90,7 @@ pub fn rows(plan: &Plan, target: &Target, metrics: &Metrics) -> Vec<Row> {
 
 /// Role of each site and how often the plan expects it to run.
 fn site_facts(plan: &Plan) -> Vec<(Option<usize>, f64)> {
-    let facts = optimizer::facts::of(&plan.strategy, &std::collections::BTreeMap::new());
+    let facts = optimizer::facts::of(&plan.strategy, &BTreeMap::new());
     let mut known = vec![(None, 1.0); plan.strategy.sites as usize];
     for site in &facts.sites {
         if let Some(slot) = known.get_mut(site.id as usize) {

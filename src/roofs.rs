@@ -4,7 +4,7 @@
 //! IR through a real back end, so a roof is what generated code could reach, not what another compiler's loop does. Several
 //! shapes of each loop are tried and the fastest run of the fastest shape counts: a roof is a bound, and neighbours on a
 //! shared machine only ever lower it. Buffers are random (identical pages are read from one copy), accumulators distinct.
-//! Matrix extensions (AMX) have no operation in the Kernel IR and are not measured.
+//! Matrix extensions (AMX, the tiles of the Kernel IR) are not measured.
 
 use crate::cache::Cache;
 use crate::synthetic::Random;

@@ -4,6 +4,7 @@
 //! profile is measured on synthetic models of other shapes, so every configuration here is held out. Prints nothing.
 
 use crate::measure;
+use crate::profile::lower_quartile;
 use anyhow::Result;
 use ir::plan::PrefixMode;
 use ir::schedule::{Attention, KvFormat};
@@ -250,8 +251,7 @@ fn measure_one(model: &mut LocalModel, first: SeqId, config: Config, ids: &[u32]
             model.set_prefix_mode(PrefixMode::Shared);
         }
     }
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds[seconds.len() / 4])
+    Ok(lower_quartile(&mut seconds))
 }
 
 /// Median and 90th percentile of the absolute errors.

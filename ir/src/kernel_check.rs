@@ -147,7 +147,7 @@ impl Check<'_> {
                     self.tile_read(tile, assigned);
                 }
                 if *acc == a.0 || *acc == b.0 || a.0 == b.0 {
-                    self.fault(format!("tile_dot t{}, t{}, t{}: the tiles are not three", acc.0, a.0.0, b.0.0));
+                    self.fault(format!("tile_dot {acc}, {}, {}: the tiles are not three", a.0, b.0));
                 }
             }
             Stmt::For { var, lo, hi, step, body } => {

@@ -158,6 +158,14 @@ impl Attention {
         }
     }
 
+    /// Words that the lists of pages of one row take, one list per KV head where pages are chosen, with what each list is
+    /// too short where they may be trimmed; 0 when all pages are attended to.
+    #[must_use]
+    pub fn list_words(&self, kv_heads: u64) -> u64 {
+        let lists = if self.chooses() { kv_heads } else { 1 };
+        self.pages().map_or(0, |n| (u64::from(n) + u64::from(self.trims())).saturating_mul(lists))
+    }
+
     /// Layers that attend to everything; `u32::MAX` when all do.
     #[must_use]
     pub fn dense_layers(&self) -> u32 {

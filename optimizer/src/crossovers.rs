@@ -78,7 +78,8 @@ fn block(roofline: &Roofline<'_>, numerics: Numerics) -> Option<Crossover> {
     };
     let (block, last) = priced(MOST_ROWS);
     let one = last.runners_up.iter().find(|o| o.0 == "1 row")?.1.seconds;
-    let from = (1..=MOST_ROWS).find(|rows| (*rows..=MOST_ROWS).all(|r| priced(r).0 == block));
+    let other = (1..MOST_ROWS).rev().find(|rows| priced(*rows).0 != block);
+    let from = Some(other.map_or(1, |rows| rows + 1));
     let (faster, than) = (format!("blocks of {block} rows"), "single rows".to_owned());
     Some(Crossover { faster, than, unit: "rows of a step", from, most: MOST_ROWS, gain: one / last.cost.seconds })
 }

@@ -110,7 +110,7 @@ fn context(expr: &mut RecExpr<Term>, facts: &Facts, index: u32) -> Id {
 }
 
 /// Chance that a check passes and its seconds per candidate, where the start of a host program takes `start`: rough priors
-/// that only order them.
+/// that order and price them.
 pub(crate) fn check_prior(check: Check, start: f64) -> (f64, f64) {
     match check {
         Check::Regex => (0.5, 3e-6),

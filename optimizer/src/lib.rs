@@ -5,7 +5,7 @@
 //! [`facts`] (what of a strategy matters), the crate-private `language`, `rules`, `extract` (the e-graph), `physical`
 //! (properties chosen by enumeration), [`lossy`] (what only an allowance permits), `prices` (what a term costs), `decisions` and `tree` (the chosen term as a plan
 //! and as a report), and [`planner`], whose `optimize` is the pipeline. [`replay`] prices what a run really did,
-//! [`crossovers`] says from where on one way of attending is faster than another.
+//! [`crossovers`] says from where on one way of doing the same is faster than another.
 
 #![warn(clippy::disallowed_methods)]
 

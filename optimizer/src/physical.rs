@@ -187,13 +187,13 @@ fn weights(roofline: &Roofline<'_>, interleave: bool, numerics: Numerics, demand
             bytes / target.read_bandwidth(bytes, target.threads) + streams * STREAM_SECONDS * f64::from(model.layers);
         Cost { seconds: demand.tokens * seconds, bytes: demand.tokens * bytes, ..Cost::default() }
     };
+    let stored = roofline.weight_bytes();
     if numerics == Numerics::Int8Channel {
         // Asked for, so there is nothing that it was chosen over.
         let layout = if interleave { "gate and up interleaved" } else { "gate and up apart" };
-        let chosen = (format!("int8 per output channel, {layout}"), stream(roofline.weight_bytes(), 0.0));
+        let chosen = (format!("int8 per output channel, {layout}"), stream(stored, 0.0));
         return decision("weights", vec![chosen], "asked for: weights rounded once more".to_owned());
     }
-    let stored = roofline.weight_bytes();
     #[allow(clippy::cast_precision_loss, reason = "parameters are far below 2^53")]
     let wide = (4.0 * model.parameters as f64).max(stored);
     let apart = ("tiles as stored, gate and up apart".to_owned(), stream(stored, 1.0));

@@ -596,11 +596,8 @@ fn buffers(loaded: &Loaded, limits: &Limits) -> Result<(BTreeMap<Buf, Region>, u
     let stride = size(Buf::Scratch).per_thread.next_multiple_of(64);
     let (rows, context) = (u64::from(program.max_rows), u64::from(model.context));
     let head_rows = u64::from(program.max_head_rows);
-    let part = program.attention.pages().map(u64::from);
-    let entries = |n: u64| n + u64::from(program.attention.trims());
-    let lists =
-        part.map_or(0, |n| entries(n) * if program.attention.chooses() { u64::from(model.kv_heads) } else { 1 });
-    let once = u64::from(part.is_some());
+    let lists = program.attention.list_words(u64::from(model.kv_heads));
+    let once = u64::from(program.attention.pages().is_some());
     // What the runtime itself writes must fit whatever the program says.
     let least = |buf: Buf| match buf {
         Buf::Step => Some(64),

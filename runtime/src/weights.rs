@@ -37,21 +37,21 @@ pub struct WeightError {
 /// Vectors take 4 bytes per element; the padding up to 64 bytes is zero.
 #[must_use]
 pub fn bytes(weight: &Weight) -> Option<usize> {
-    let tiled = |tensors: &[String], dtype: DType, n: u64, k: u64, tile: &dyn Fn(usize) -> usize| {
+    let tiled = |tensors: &[String], dtype: DType, n: u64, k: u64, channel: bool| {
         let k = usize::try_from(k).ok().filter(|k| *k < 1 << 32)?;
         dtype.bytes(k as u64)?;
         let tiles = usize::try_from(n.div_ceil(TILE_ROWS as u64)).ok()?;
-        tiles.checked_mul(tensors.len())?.checked_mul(tile(k))
+        tiles.checked_mul(tensors.len())?.checked_mul(size_of_tile(channel, dtype, k))
     };
     let size = match &weight.source {
         Source::Vector { len, .. } => usize::try_from(*len).ok()?.checked_mul(4)?,
-        Source::Tiles { tensors, dtype, n, k, .. } => tiled(tensors, *dtype, *n, *k, &|k| tile_bytes(*dtype, k))?,
+        Source::Tiles { tensors, dtype, n, k, .. } => tiled(tensors, *dtype, *n, *k, false)?,
         Source::Int8Channel { tensors, dtype, n, k, block, .. } => {
             let known = CHANNEL_BLOCKS.iter().any(|b| *b as u64 == *block);
             if !known || !k.is_multiple_of(*block) {
                 return None;
             }
-            tiled(tensors, *dtype, *n, *k, &channel_tile_bytes)?
+            tiled(tensors, *dtype, *n, *k, true)?
         }
     };
     size.checked_next_multiple_of(64)
@@ -137,11 +137,8 @@ enum Job<'a> {
 }
 
 /// Bytes of a tile of `k` features.
-fn size_of_tile(channel: Option<usize>, dtype: DType, k: usize) -> usize {
-    match channel {
-        Some(_) => channel_tile_bytes(k),
-        None => tile_bytes(dtype, k),
-    }
+fn size_of_tile(channel: bool, dtype: DType, k: usize) -> usize {
+    if channel { channel_tile_bytes(k) } else { tile_bytes(dtype, k) }
 }
 
 /// Tiles of one piece of work (about a megabyte at usual widths).
@@ -197,7 +194,8 @@ fn plan<'a>(gguf: &'a Gguf, w: &Weight, dest: &'a mut [u8], jobs: &mut Vec<Job<'
                 Source::Int8Channel { block, .. } => Some(usize::try_from(*block).expect(fits)),
                 _ => None,
             };
-            let piece = size_of_tile(channel, *dtype, k) * sources.len() * PIECE.div_ceil(sources.len().max(1));
+            let piece =
+                size_of_tile(channel.is_some(), *dtype, k) * sources.len() * PIECE.div_ceil(sources.len().max(1));
             if piece == 0 {
                 dest.fill(0);
                 return Ok(());
@@ -242,7 +240,7 @@ impl Job<'_> {
                 padding.fill(0);
             }
             Job::Tiles { sources, dtype, rows, n, k, channel, first, dest } => {
-                let size = size_of_tile(channel, dtype, k);
+                let size = size_of_tile(channel.is_some(), dtype, k);
                 let row_bytes = k / dtype.block() * dtype.block_bytes();
                 let mut tiles = dest.chunks_exact_mut(size);
                 for (i, tile) in tiles.by_ref().enumerate() {

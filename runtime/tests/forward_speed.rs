@@ -64,7 +64,6 @@ fn speed() {
     let schedule = ModelSchedule {
         max_rows: 512,
         row_block: number("SPEED_ROW_BLOCK", 8),
-        tile_from: 0,
         attend_rows: number("SPEED_ATTEND_ROWS", 8),
         prefetch: number("SPEED_PREFETCH", 4096),
         prologue: if number("SPEED_FUSED", 0) > 0 { Prologue::Fused } else { Prologue::Split },

@@ -215,6 +215,7 @@ def _measure_case(session, case, cases, progress):
         gen = next(iter(_ours(session, case).values())).tokens if case.kind == "decode" else DEFAULT_GEN
     if "peer" in session.sides:
         settings, tried = _choose_setting(session, case, cases, gen, retries, progress)
+    # What a lossy choice reads depends on the choice: the roof of the dense case is none for it.
     rates = _measure_roofs(session, case, gen, progress) if "ours" in session.sides and not case.lossy else None
 
     ours, peers, disturbed = {}, {s: [] for s in settings}, 0
@@ -367,8 +368,7 @@ def _record(session, case, rates, ours_by_mode, peers, gen):
     mode, best = _fastest(ours_by_mode), _fastest(peers)
     ours, theirs = ours_by_mode.get(mode, []), peers.get(best, [])
     ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(ours, theirs)]
-    # What a lossy choice reads depends on the choice: the roof of the dense case is none for it.
-    limit = None if case.lossy else roof_of(session.model_bytes, case, rates, gen)
+    limit = roof_of(session.model_bytes, case, rates, gen)
     ours_spread = spread([s.tokens_per_second for s in ours])
     peer_spread = spread([s.tokens_per_second for s in theirs])
 

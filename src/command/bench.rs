@@ -280,7 +280,7 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
     let found = roofs::measure(machine.threads, isa, machine.backend, machine.cache.as_ref(), &args.bytes)?;
     match args.format {
         Format::Json => print_json(json!({
-            "threads": machine.threads, "isa": { "avx2": isa.avx2, "avx512": isa.avx512, "vnni": isa.vnni, "amx_int8": isa.amx_int8 },
+            "threads": machine.threads, "isa": isa,
             "backend": machine.backend.name(),
             "read": found.read.iter().map(|r| json!({
                 "bytes": r.bytes, "bytes_per_second": r.best, "median_bytes_per_second": r.median,

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<u8> {
     if args.format == Format::Json {
         print_json(json!({
             "format": FORMAT, "compiler": m.compiler, "backend": m.backend, "strategy": m.strategy, "source_hash": m.source_hash,
-            "isa": { "avx2": m.isa.avx2, "avx512": m.isa.avx512, "vnni": m.isa.vnni, "amx_int8": m.isa.amx_int8 }, "threads": m.threads,
+            "isa": m.isa, "threads": m.threads,
             "models": m.models.iter().map(|(role, path, id)| json!({ "role": role, "path": path, "identity": id })).collect::<Vec<_>>(),
             "target": artifact.plan.target, "target_hash": artifact.plan.target_hash,
             "sections": sizes.iter().map(|(name, size)| json!({ "name": name, "bytes": size })).collect::<Vec<_>>(),

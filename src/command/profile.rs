@@ -118,7 +118,7 @@ fn show_crossovers(args: &ProfileArgs) -> Result<u8> {
     for path in &args.crossovers {
         let name = stem(path);
         let model = inputs::model_shape(&path.to_string_lossy())?;
-        for threads in teams(&machine) {
+        for threads in machine.teams() {
             let roofline = Roofline::new(&model, &machine.target).with_threads(threads);
             rows.extend(crossovers(&roofline, Numerics::Int8).into_iter().map(|c| (name.clone(), threads, c)));
         }
@@ -149,13 +149,6 @@ fn stem(path: &Path) -> String {
     path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
 }
 
-/// One thread and all of them.
-fn teams(machine: &Machine) -> Vec<u32> {
-    let mut teams = vec![1, machine.threads];
-    teams.dedup();
-    teams
-}
-
 /// Predicted beside measured for steps of real models, on one and on all threads, for all kinds of attention.
 fn check(args: &ProfileArgs) -> Result<u8> {
     let loud = std::io::stderr().is_terminal();
@@ -163,7 +156,7 @@ fn check(args: &ProfileArgs) -> Result<u8> {
     let mut rows: Vec<(String, u32, Pair)> = Vec::new();
     for path in &args.check {
         let name = stem(path);
-        for threads in teams(&machine) {
+        for threads in machine.teams() {
             for kind in Kind::ALL {
                 let forced = kind.forced();
                 let machine = Machine { forced, ..machine.clone() };

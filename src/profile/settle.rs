@@ -61,7 +61,7 @@ fn fastest_two(seconds: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 }
 
 /// The lower quartile: a quarter of the runs were faster. 0 without runs.
-pub(super) fn lower_quartile(seconds: &mut [f64]) -> f64 {
+pub(crate) fn lower_quartile(seconds: &mut [f64]) -> f64 {
     seconds.sort_by(f64::total_cmp);
     seconds.get(seconds.len() / 4).copied().unwrap_or(0.0)
 }

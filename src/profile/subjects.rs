@@ -20,7 +20,7 @@ use optimizer::roofline::Roofline;
 use runtime::forward::LocalModel;
 use runtime::gguf::Gguf;
 use runtime::model::{Append, LanguageModel, SeqId, Wanted};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -192,11 +192,6 @@ fn linear(format: Format) -> [Subject; 2] {
     })
 }
 
-/// One thread and all of them.
-fn teams(threads: u32) -> Vec<u32> {
-    if threads > 1 { vec![1, threads] } else { vec![1] }
-}
-
 impl Subject {
     /// What is measured, for people.
     pub(super) fn name(&self) -> String {
@@ -229,7 +224,7 @@ impl Subject {
             let (layers, head) = (roofline.layer_macs(), f64::from(model.hidden) * f64::from(model.vocab));
             ledger.matrices.insert(index, Matrices { layers, head, bytes: roofline.weight_bytes() });
         }
-        for team in teams(machine.threads) {
+        for team in machine.teams() {
             let keys = self.steps.iter().map(|step| Key { subject: index, team, step: *step });
             let keys: Vec<Key> = keys.filter(|k| wanted(k)).collect();
             if keys.is_empty() {
@@ -347,11 +342,7 @@ impl Curve {
     /// More rows take no less time.
     fn repair(&mut self) {
         self.points.sort_by_key(|p| p.rows);
-        for team in 0..2 {
-            let mut seconds: Vec<f64> = self.points.iter().map(|p| p.seconds[team]).collect();
-            rising(&mut seconds);
-            self.points.iter_mut().zip(seconds).for_each(|(p, s)| p.seconds[team] = s);
-        }
+        rise(self.points.iter_mut().collect());
     }
 
     fn rates(&self) -> impl Iterator<Item = KernelRate> + '_ {
@@ -366,17 +357,20 @@ impl Curve {
     }
 }
 
+/// Repairs the times of points in an order in which they cannot fall, for each team.
+fn rise(mut points: Vec<&mut Point>) {
+    for team in 0..2 {
+        let mut seconds: Vec<f64> = points.iter().map(|p| p.seconds[team]).collect();
+        rising(&mut seconds);
+        points.iter_mut().zip(seconds).for_each(|(p, s)| p.seconds[team] = s);
+    }
+}
+
 /// The same steps over rising working sets take no less time.
 fn larger_is_slower(curves: &mut [Curve]) {
-    let rows: Vec<u32> = curves.iter().flat_map(|c| c.points.iter().map(|p| p.rows)).collect();
+    let rows: BTreeSet<u32> = curves.iter().flat_map(|c| c.points.iter().map(|p| p.rows)).collect();
     for rows in rows {
-        for team in 0..2 {
-            let mut points: Vec<&mut Point> =
-                curves.iter_mut().filter_map(|c| c.points.iter_mut().find(|p| p.rows == rows)).collect();
-            let mut seconds: Vec<f64> = points.iter().map(|p| p.seconds[team]).collect();
-            rising(&mut seconds);
-            points.iter_mut().zip(seconds).for_each(|(p, s)| p.seconds[team] = s);
-        }
+        rise(curves.iter_mut().filter_map(|c| c.points.iter_mut().find(|p| p.rows == rows)).collect());
     }
 }
 

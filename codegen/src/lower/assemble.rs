@@ -100,12 +100,12 @@ fn dims(model: &Model, s: &ModelSchedule) -> Result<Dims, Error> {
         schedule(ok, field, value, "must be positive, at most 1048576")?;
     }
     schedule(s.prefetch <= 1 << 24, "prefetch", s.prefetch, "must be at most 16777216 bytes")?;
+    if let Attention::Sparse { top_p, .. } = s.attention {
+        schedule((1..=1000).contains(&top_p), "top_p", top_p, "must be 1 to 1000 thousandths")?;
+    }
     if let Some(pages) = s.attention.pages() {
         let always = match s.attention {
             Attention::Sparse { sinks, window, .. } | Attention::Window { sinks, window, .. } => {
-                if let Attention::Sparse { top_p, .. } = s.attention {
-                    schedule((1..=1000).contains(&top_p), "top_p", top_p, "must be 1 to 1000 thousandths")?;
-                }
                 schedule(window > 0, "window", window, "must be at least 1, the page that is being filled")?;
                 sinks.saturating_add(window)
             }
@@ -523,13 +523,11 @@ impl<'a> Assembly<'a> {
         let per_head_row = |bytes: i64| Size { per_head_row: bytes.unsigned_abs(), ..none };
         let context = i64::from(self.model.context);
         let pages = self.pages();
-        let part = self.schedule.attention.pages().map(i64::from);
-        let only_part = |bytes: i64| if part.is_some() { bytes } else { 0 };
-        // Lists per KV head where they are chosen, with what they are too short; else one.
-        let entries = |n: i64| n + i64::from(self.schedule.attention.trims());
-        let lists = part.map_or(0, |n| entries(n) * if self.schedule.attention.chooses() { d.kv_heads } else { 1 });
+        let attention = self.schedule.attention;
+        let only_part = |bytes: i64| if attention.pages().is_some() { bytes } else { 0 };
+        let lists = attention.list_words(d.kv_heads.unsigned_abs()) as i64;
         let fresh = if d.kv == KvFormat::Int8 { d.fresh_bytes() } else { 0 };
-        let picks = if self.schedule.attention.chooses() { 8 * PICK_WORDS as i64 } else { 0 };
+        let picks = if attention.chooses() { 8 * PICK_WORDS as i64 } else { 0 };
         vec![
             (Buf::Step, fixed(8 * STEP_WORDS as i64)),
             (Buf::Rows, per_row(8 * ROW_WORDS as i64)),

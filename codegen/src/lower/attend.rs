@@ -21,7 +21,7 @@ const ML_BYTES: i64 = 8;
 const QUERIES: i64 = 28;
 /// From so many queries on one vector of keys or values is enough to keep the adders busy. Then each query's factor is
 /// used once and comes with the product, from memory: an instruction less than if it were loaded for several vectors.
-const MANY: i64 = 8;
+const MANY: usize = 8;
 /// Accumulators of the weighted sum of values of fewer queries: with the values beside them they still fit.
 const SUMS: i64 = 24;
 /// Bytes between a read of keys or values and its prefetch.
@@ -369,7 +369,7 @@ impl Attend<'_> {
         for (block, queries) in self.blocks_of_queries(c).into_iter().enumerate() {
             let prefetch = block == 0;
             // Few queries leave room to take two pages at once; the second may be the first again, behind all limits.
-            let wide: i64 = if (queries.len() as i64) < MANY { 2 } else { 1 };
+            let wide: i64 = if queries.len() < MANY { 2 } else { 1 };
             let zero = b.int(0);
             b.for_(zero, pages, wide, |b, page| {
                 let last = b.add_const(pages, -1);
@@ -488,7 +488,7 @@ impl Attend<'_> {
         let row_bytes = dims.kv_bytes() * dims.head_dim;
         for (block, queries) in self.blocks_of_queries(c).into_iter().enumerate() {
             let fits = |n: i64| vectors % n == 0 && n * queries.len() as i64 <= SUMS;
-            let most = if (queries.len() as i64) < MANY { vectors } else { 1 };
+            let most = if queries.len() < MANY { vectors } else { 1 };
             let wide = (1..=most).rev().find(|&n| fits(n)).unwrap_or(1);
             for first in (0..vectors).step_by(wide as usize) {
                 let none = b.vf(0.0);

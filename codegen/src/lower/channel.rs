@@ -59,8 +59,13 @@ impl Product<'_> {
             let next = b.add_const(scales, each);
             b.set(s, next);
         });
-        let scales = channel_weight_bytes(record.k().unsigned_abs() as usize) as i64;
-        let scale = b.load(Mem::F32, self.weights.at(self.tile, scales));
+        let scale = self.output_scales(b);
         sums.into_iter().map(|sum| b.mul(sum.now(), scale)).collect()
+    }
+
+    /// The scales of the tile's outputs, behind its weights.
+    pub(super) fn output_scales(&self, b: &mut Build) -> Vf {
+        let scales = channel_weight_bytes(self.rows.record.k().unsigned_abs() as usize) as i64;
+        b.load(Mem::F32, self.weights.at(self.tile, scales))
     }
 }

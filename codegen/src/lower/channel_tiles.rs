@@ -7,9 +7,8 @@
 
 use super::build::{Build, Int, Matmul, Place};
 use super::linear::{Product, RESULT_BYTES, Results};
-use super::record::Record;
 use ir::kernel::{Mem, Tile};
-use ir::tensor::{CHANNEL_K, channel_weight_bytes};
+use ir::tensor::CHANNEL_K;
 
 /// Rows of a tile of activations.
 pub(super) const TILE_ROWS: i64 = 16;
@@ -33,11 +32,6 @@ pub(super) fn declare(b: &mut Build) -> Place {
 }
 
 impl Product<'_> {
-    /// True if the records' blocks are those of tiles.
-    pub(super) fn fits_tiles(record: &Record) -> bool {
-        record.is_channel() && record.block_features() % CHANNEL_K as i64 == 0
-    }
-
     /// The results of `self.r` rows, 16 or 32, the first at byte `start`; `sums` is what [`declare`] made.
     pub(super) fn through_tiles(&self, b: &mut Build, start: Int, sums: Place, to: Results) {
         let record = self.rows.record;
@@ -57,8 +51,7 @@ impl Product<'_> {
             });
             self.add_blocks(b, start, (first, count), sums, to);
         });
-        let scales = channel_weight_bytes(record.k().unsigned_abs() as usize) as i64;
-        let scale = b.load(Mem::F32, self.weights.at(self.tile, scales));
+        let scale = self.output_scales(b);
         for r in 0..self.r {
             let at = to.place.at(to.offset, r * RESULT_BYTES);
             let sum = b.load(Mem::F32, at);

@@ -43,7 +43,7 @@ impl Blocking {
     }
 
     fn tiles(self, record: &Record) -> bool {
-        self.tile_from > 0 && Product::fits_tiles(record)
+        self.tile_from > 0 && record.fits_tiles()
     }
 }
 

@@ -40,10 +40,6 @@ impl Choice {
     fn bounds_bytes(&self) -> i64 {
         (self.most + 15) / 16 * 64
     }
-
-    fn trims(&self) -> bool {
-        self.top_p < 1000
-    }
 }
 
 /// Places of the choice.
@@ -65,7 +61,7 @@ pub(super) fn choose(b: &mut Build, dims: &Dims, choice: &Choice, summary: Place
     let query = b.read_buf("query", Buf::Query);
     let tables = b.write_buf("tables", Buf::Tables);
     let bounds = b.local("bounds", choice.bounds_bytes());
-    let weights = choice.trims().then(|| b.local("weights", choice.bounds_bytes()));
+    let weights = (choice.top_p < 1000).then(|| b.local("weights", choice.bounds_bytes()));
     let s = Select { dims, choice, tables, query, summary, bounds, weights };
     let units = b.mul_const(lists, dims.kv_heads);
     b.par_for(units, Split::Cyclic, |b, unit| {
@@ -73,13 +69,12 @@ pub(super) fn choose(b: &mut Build, dims: &Dims, choice: &Choice, summary: Place
         let at = b.mul_const(pick, pick_words::BYTES);
         let mut word = |offset| b.load_i64(picks.at(at, offset));
         let (row, table) = (word(pick_words::ROW), word(pick_words::TABLE));
-        let (pages, list) = (word(pick_words::PAGES), word(pick_words::LIST));
+        let (pages, lists) = (word(pick_words::PAGES), word(pick_words::LIST));
         let table = b.mul_const(table, 4);
-        let lists = list;
-        let list = b.scale_add(head, choice.pages, list);
+        let list = b.scale_add(head, choice.pages, lists);
         let list = b.mul_const(list, 4);
         let filled = s.list(b, row, head, table, pages, list);
-        if choice.trims() {
+        if s.weights.is_some() {
             let room = b.int(choice.pages);
             let room = b.min(room, pages);
             let short = b.sub(room, filled);

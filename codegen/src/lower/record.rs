@@ -69,8 +69,8 @@ impl Record {
     /// A name that is equal for equal records of the same `k`.
     pub(super) fn tag(&self) -> String {
         let mut s = String::new();
-        if let Some(group) = self.channel {
-            s.push_str(&format!("c{group}"));
+        if let Some(block) = self.channel {
+            s.push_str(&format!("c{block}"));
         }
         if self.int8 {
             s.push_str("q8");
@@ -95,9 +95,9 @@ impl Record {
         self.k
     }
 
-    /// True for the class int8 per channel.
-    pub(super) fn is_channel(&self) -> bool {
-        self.channel.is_some()
+    /// True if the blocks are those of tiles, which only the class int8 per channel has.
+    pub(super) fn fits_tiles(&self) -> bool {
+        self.channel.is_some_and(|block| block % CHANNEL_K as i64 == 0)
     }
 
     /// Features of a block, what [`Record::store_block`] takes at once: 32, or what shares a scale.

@@ -73,13 +73,9 @@ fn check_attention(model: &Model, program: &Program) -> Result<()> {
         return Ok(());
     };
     let pages = u64::from(program.attention.pages().unwrap_or(0));
-    let trims = u64::from(program.attention.trims());
-    let lists = (pages + trims) * if program.attention.chooses() { u64::from(model.kv_heads) } else { 1 };
+    let lists = program.attention.list_words(u64::from(model.kv_heads));
     let fits = window > 0
-        && match program.attention {
-            Attention::Sparse { top_p, .. } => (1..=1000).contains(&top_p),
-            Attention::Window { .. } | Attention::Dense => true,
-        }
+        && !matches!(program.attention, Attention::Sparse { top_p, .. } if !(1..=1000).contains(&top_p))
         && u64::from(sinks) + u64::from(window) <= pages
         && lists.saturating_mul(u64::from(program.max_rows)) <= i32::MAX as u64;
     if fits { Ok(()) } else { Err(program_error("attention", format!("{} leaves no list", program.attention))) }
