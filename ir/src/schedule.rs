@@ -47,8 +47,8 @@ pub enum KvFormat {
     /// 16-bit floats. The default.
     #[default]
     F16,
-    /// Signed bytes with one f32 scale per token and head, symmetric: `x ≈ q · max|x| / 127`. Lossy: only where the
-    /// strategy allows it.
+    /// Bytes with one f32 scale per token and head, symmetric: `x ≈ q · max|x| / 127`. Attention over them rounds queries the
+    /// same way, and weights to 255 steps of the largest of 16 keys. Lossy: only where the strategy allows it.
     Int8,
 }
 

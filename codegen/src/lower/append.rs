@@ -2,10 +2,12 @@
 //! that are now full, and the choice of the pages that decoded rows attend to.
 //!
 //! Takes the step's tables and what `qkv` left; a page is written by one unit alone, the one of its first row in the step,
-//! because the rows of a page are neighbours of one sequence. It reads no page that this step writes, but for the summary
+//! because the rows of a page are neighbours of one sequence. Int8 lies as products of bytes read it: keys as unsigned bytes
+//! by four dimensions, values as signed bytes by four keys. It reads no page that this step writes, but for the summary
 //! of the page just filled: the choice never asks for the summary of a row's last page. A page's summary is a function of
 //! its keys as attention will read them, whatever was there before.
 
+use super::attend_int8::{KEY_ZERO, KEYS_IN_LANE};
 use super::build::{Build, Built, Flt, Int, Place, Slot, Vf};
 use super::pages::{self, Choice};
 use super::{Dims, row_words, step_words};
@@ -131,11 +133,20 @@ impl Append<'_> {
         let nothing = b.mul(sum, zero);
         let scale = b.add(scale, nothing);
         b.store_f32(self.keys.at(scale_at, dims.scales()), scale);
-        let at = b.add(base, in_page);
+        // Four dimensions of a key are neighbours, so the row goes to its places by fours.
+        let row = b.shared_local("row", d);
+        let bias = b.vi(i64::from(KEY_ZERO));
+        let at = b.int(0);
         for (t, x) in (0..).zip(k) {
             let x = b.mul(x, inverse);
             let q = b.round(x);
-            b.store_bytes_strided(self.keys.at(at, t * 16 * PAGE as i64), PAGE as i64, q);
+            let q = b.add(q, bias);
+            b.store_ints(Mem::U8, row.at(at, 16 * t), q);
+        }
+        let at = b.scale_add(in_page, 4, base);
+        for four in (0..d).step_by(4) {
+            let word = b.load_i32(row.fixed(four));
+            b.store_i32(self.keys.at(at, four * PAGE as i64), word);
         }
 
         let (least, most) = (b.vf(-F16_MAX), b.vf(F16_MAX));
@@ -148,51 +159,68 @@ impl Append<'_> {
             .collect();
         let (inverse, scale) = scales(b, &v);
         b.store_f32(values.at(scale_at, dims.scales()), scale);
-        let at = b.scale_add(in_page, d, base);
+        let (group, in_lane) = b.div_rem(in_page, KEYS_IN_LANE);
+        let at = b.scale_add(group, KEYS_IN_LANE * d, base);
+        let at = b.add(at, in_lane);
         for (t, x) in (0..).zip(v) {
             let x = b.mul(x, inverse);
             let q = b.round(x);
-            b.store_ints(Mem::I8, values.at(at, 16 * t), q);
+            b.store_bytes_strided(values.at(at, KEYS_IN_LANE * 16 * t), KEYS_IN_LANE, q);
         }
     }
 
     /// Minimum and maximum of every channel of the full page at `base`, as f16 rounded outwards.
     fn summarise(&self, b: &mut Build, summary: Place, to: Int, base: Int) {
-        let dims = self.dims;
-        let int8 = dims.kv == KvFormat::Int8;
-        let scale = int8.then(|| b.load(Mem::F32, self.keys.at(base, dims.scales())));
-        let row_bytes = PAGE as i64 * dims.kv_bytes();
-        b.for_to(dims.head_dim, 1, |b, channel| {
-            let at = b.scale_add(channel, row_bytes, base);
-            let keys = match scale {
-                None => b.load(Mem::F16, self.keys.at(at, 0)),
-                Some(scale) => {
-                    let q = b.load_ints(Mem::I8, self.keys.at(at, 0));
-                    let q = b.float(q);
-                    b.mul(q, scale)
-                }
-            };
-            let (least, most) = (b.vf(-F16_MAX), b.vf(F16_MAX));
-            let keys = b.max(keys, least);
-            let keys = b.min(keys, most);
-            let high = b.max_lanes(keys);
-            let zero = b.vf(0.0);
-            let minus = b.sub(zero, keys);
-            let low = b.max_lanes(minus);
-            // f16 keys are stored as they are; what is rounded is first moved outwards by more than rounding can move it
-            // back. `low` is the negated minimum: outwards is up for both.
-            let [low, high] = [low, high].map(|x| if int8 { outwards(b, x) } else { x });
-            let nought = b.flt(0.0);
-            let low = b.sub(nought, low);
-            let at = b.scale_add(channel, 2, to);
-            b.store_f16(summary.at(at, 0), low);
-            b.store_f16(summary.at(at, 2 * dims.head_dim), high);
-        });
+        match self.dims.kv {
+            KvFormat::F16 => b.for_to(self.dims.head_dim, 1, |b, channel| {
+                let at = b.scale_add(channel, PAGE as i64 * self.dims.kv_bytes(), base);
+                let keys = b.load(Mem::F16, self.keys.at(at, 0));
+                let at = b.scale_add(channel, 2, to);
+                self.bound(b, summary, at, keys);
+            }),
+            KvFormat::Int8 => {
+                let scale = b.load(Mem::F32, self.keys.at(base, self.dims.scales()));
+                b.for_to(self.dims.head_dim, 4, |b, channel| {
+                    let at = b.scale_add(channel, PAGE as i64, base);
+                    let four = b.load_ints(Mem::I32, self.keys.at(at, 0));
+                    let at = b.scale_add(channel, 2, to);
+                    for i in 0..4 {
+                        let (byte, bias) = (b.vi(0xFF), b.vi(i64::from(KEY_ZERO)));
+                        let q = b.shr(four, 8 * i);
+                        let q = b.and(q, byte);
+                        let q = b.sub(q, bias);
+                        let q = b.float(q);
+                        let keys = b.mul(q, scale);
+                        let at = b.add_const(at, 2 * i64::from(i));
+                        self.bound(b, summary, at, keys);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Stores the bounds of the channel at byte `at`, of the page's 16 `keys`.
+    fn bound(&self, b: &mut Build, summary: Place, at: Int, keys: Vf) {
+        let (least, most) = (b.vf(-F16_MAX), b.vf(F16_MAX));
+        let keys = b.max(keys, least);
+        let keys = b.min(keys, most);
+        let high = b.max_lanes(keys);
+        let zero = b.vf(0.0);
+        let minus = b.sub(zero, keys);
+        let low = b.max_lanes(minus);
+        // f16 keys are stored as they are; what is rounded is first moved outwards by more than rounding can move it
+        // back. `low` is the negated minimum: outwards is up for both.
+        let int8 = self.dims.kv == KvFormat::Int8;
+        let [low, high] = [low, high].map(|x| if int8 { outwards(b, x) } else { x });
+        let nought = b.flt(0.0);
+        let low = b.sub(nought, low);
+        b.store_f16(summary.at(at, 0), low);
+        b.store_f16(summary.at(at, 2 * self.dims.head_dim), high);
     }
 }
 
 /// `127 / max|x|` in all lanes (0 when all are nearly 0), and `max|x| / 127`.
-fn scales(b: &mut Build, x: &[Vf]) -> (Vf, Flt) {
+pub(super) fn scales(b: &mut Build, x: &[Vf]) -> (Vf, Flt) {
     let mut most = b.abs(x[0]);
     for &x in &x[1..] {
         let x = b.abs(x);

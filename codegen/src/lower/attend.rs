@@ -3,22 +3,24 @@
 //! Takes scaled queries and paged keys and values, leaves `(m, l, o)` per row, partial and head: the maximum score, the
 //! sum of `exp(score − m)` and the so weighted sum of values. The query heads that share a KV head, and neighbouring
 //! rows, read a chunk together. Per row and head the order is fixed: scores over dimensions in order, sums by lanes,
-//! values key by key, chunks left to right.
+//! values key by key, chunks left to right. Scores and sums over values are here for f16 and, for int8, in
+//! [`super::attend_int8`]; everything else is the same for both.
 
+use super::attend_int8::Queries;
 use super::build::{Build, Built, Flt, Int, Place, Slot, Var, Vf};
 use super::math::exp;
 use super::{Dims, item_words, row_words, step_words};
-use ir::kernel::{Addr, Cmp, Mem, Split};
+use ir::kernel::{Cmp, Mem, Split};
 use ir::program::{Buf, CHUNK, GROUP, PAGE};
 use ir::schedule::KvFormat;
 
 /// Bytes of one query's scores of a page. A page's scores of all queries taken together follow each other, so that the sum
 /// over values reads them as one stream.
-const SCORE_BYTES: i64 = 4 * PAGE as i64;
+pub(super) const SCORE_BYTES: i64 = 4 * PAGE as i64;
 /// Bytes of one query's `m, l` in the local.
 const ML_BYTES: i64 = 8;
 /// Queries that are accumulated together: with an element of keys or values and a spare they fill the 32 registers.
-const QUERIES: i64 = 28;
+pub(super) const QUERIES: i64 = 28;
 /// From so many queries on one vector of keys or values is enough to keep the adders busy. Then each query's factor is
 /// used once and comes with the product, from memory: an instruction less than if it were loaded for several vectors.
 const MANY: usize = 8;
@@ -108,26 +110,31 @@ pub(super) fn fold(b: &mut Build, dims: &Dims, state: &State, place: Place, at: 
 }
 
 /// Buffers and locals.
-struct Attend<'a> {
-    dims: &'a Dims,
+pub(super) struct Attend<'a> {
+    pub(super) dims: &'a Dims,
     rows: Place,
     tables: Place,
     query: Place,
-    keys: Place,
-    values: Place,
+    pub(super) keys: Place,
+    pub(super) values: Place,
     partials: Place,
-    scores: Place,
+    /// Scores, then weights.
+    pub(super) scores: Place,
     ml: Place,
     /// One state at a time is assembled here: `o`, `m`, `l` of each query.
-    outs: Place,
+    pub(super) outs: Place,
+    /// Queries in bytes, over int8.
+    rounded: Option<Queries>,
 }
 
 /// One chunk of one item and KV head for some of its rows.
-struct Chunk {
+pub(super) struct Chunk {
     /// Rows taken together.
     n: i64,
     /// First row.
     row: Int,
+    /// Byte of the first row's rounded queries.
+    pub(super) rounded: Int,
     /// KV head.
     head: Int,
     /// First key.
@@ -158,6 +165,7 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64, trimmed: bool) -
         most *= 2;
     }
     let queries = most * dims.group();
+    let rounded = (dims.kv == KvFormat::Int8).then(|| Queries::new(&mut b, dims, attend_rows, most));
     let a = Attend {
         dims,
         rows: b.read_buf("rows", Buf::Rows),
@@ -169,6 +177,7 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64, trimmed: bool) -
         scores: b.local("scores", GROUP as i64 * queries * SCORE_BYTES),
         ml: b.local("ml", queries * ML_BYTES),
         outs: b.local("outs", queries * dims.head_partial_bytes()),
+        rounded,
     };
     let units = b.mul_const(items_n, dims.kv_heads);
     b.par_for(units, Split::Cyclic, |b, unit| {
@@ -189,6 +198,10 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64, trimmed: bool) -
         let last = b.add_const(units, -1);
         let after = b.min(after, last);
         let after = a.first_keys(b, items, after);
+        let of_unit = rounded.filter(|rounded| rounded.of_unit);
+        if let Some(rounded) = of_unit {
+            rounded.round(b, dims, a.query, (first, count), head);
+        }
         b.for_(from, to, 1, |b, chunk| {
             let opens = b.eq(chunk, from);
             let start = b.mul_const(chunk, CHUNK as i64);
@@ -196,14 +209,19 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64, trimmed: bool) -
             let table = b.mul_const(table, 4);
             let to_end = b.sub(to, chunk);
             let to_end = b.mul_const(to_end, GROUP as i64);
-            let chunk = |n, row| Chunk { n, row, head, start, opens, table, trim, partial, to_end, after };
+            let chunk = |b: &mut Build, n, row| {
+                let before = if of_unit.is_some() { b.sub(row, first) } else { b.int(0) };
+                let rounded = Queries::row(b, dims, before);
+                Chunk { n, row, rounded, head, start, opens, table, trim, partial, to_end, after }
+            };
             let over = b.int(most - 1);
             let over = b.and(count, over);
             let full = b.sub(count, over);
             let zero = b.int(0);
             b.for_(zero, full, most, |b, r| {
                 let row = b.add(first, r);
-                a.chunk(b, &chunk(most, row));
+                let chunk = chunk(b, most, row);
+                a.chunk(b, &chunk);
             });
             let next = b.add(first, full);
             let row = b.var(next);
@@ -212,7 +230,8 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64, trimmed: bool) -
                 let bit = b.int(n);
                 let take = b.and(over, bit);
                 b.if_(take, |b| {
-                    a.chunk(b, &chunk(n, row.now()));
+                    let chunk = chunk(b, n, row.now());
+                    a.chunk(b, &chunk);
                     let next = b.add_const(row.now(), n);
                     b.set(row, next);
                 });
@@ -248,9 +267,22 @@ impl Attend<'_> {
         let before = b.sar(c.start, PAGE.trailing_zeros());
         let visible = b.sub(visible, before);
         let next = b.min(visible, c.to_end);
-        self.scores(b, c, &limits, pages);
-        self.weights(b, c, pages);
-        self.sums(b, c, pages, next);
+        match self.rounded {
+            None => {
+                self.scores(b, c, &limits, pages);
+                self.weights(b, c, pages);
+                self.sums(b, c, pages, next);
+            }
+            Some(rounded) => {
+                if !rounded.of_unit {
+                    let count = b.int(c.n);
+                    rounded.round(b, self.dims, self.query, (c.row, count), c.head);
+                }
+                self.byte_scores(b, c, rounded, &limits, pages);
+                self.weights(b, c, pages);
+                self.byte_sums(b, c, pages, next);
+            }
+        }
         self.finish(b, c, entry);
     }
 
@@ -270,27 +302,11 @@ impl Attend<'_> {
     }
 
     /// Byte offset of the chunk's page `page` for this KV head.
-    fn page(&self, b: &mut Build, c: &Chunk, page: Int) -> Int {
+    pub(super) fn page(&self, b: &mut Build, c: &Chunk, page: Int) -> Int {
         let at = b.scale_add(page, 4, c.table);
         let number = b.load_i32(self.tables.at(at, 0));
         let base = b.mul_const(number, self.dims.block_bytes());
         b.scale_add(c.head, self.dims.head_stride(), base)
-    }
-
-    /// 16 elements of keys or values as floats; of int8 without their scales.
-    fn elements(&self, b: &mut Build, addr: Addr) -> Vf {
-        match self.dims.kv {
-            KvFormat::F16 => b.load(Mem::F16, addr),
-            KvFormat::Int8 => {
-                let q = b.load_ints(Mem::I8, addr);
-                b.float(q)
-            }
-        }
-    }
-
-    /// Scales of the keys, or of the values, of the tokens of the page at byte `base`; none of f16.
-    fn scales(&self, b: &mut Build, place: Place, base: Int) -> Option<Vf> {
-        (self.dims.kv == KvFormat::Int8).then(|| b.load(Mem::F32, place.at(base, self.dims.scales())))
     }
 
     /// Byte offset of the first keys that a unit reads.
@@ -310,7 +326,7 @@ impl Attend<'_> {
     }
 
     /// Where to prefetch while page `page` of the chunk's keys is read: [`AHEAD`] further on in keys, then values.
-    fn behind_keys(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int) -> Int {
+    pub(super) fn behind_keys(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int) -> Int {
         let ahead = b.add_const(page, self.ahead());
         let last = b.add_const(pages, -1);
         let value = b.sub(ahead, pages);
@@ -325,7 +341,7 @@ impl Attend<'_> {
 
     /// The same while values are read: further on in values, then in the keys of the item's next chunk, whose pages end
     /// at `next`, or of the next unit.
-    fn behind_values(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int, next: Int) -> Int {
+    pub(super) fn behind_values(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int, next: Int) -> Int {
         let ahead = b.add_const(page, self.ahead());
         let last = b.add_const(next, -1);
         let at = b.min(ahead, last);
@@ -348,14 +364,14 @@ impl Attend<'_> {
         c.n * self.dims.group()
     }
 
-    /// The same, in as few and as even parts as fit the accumulators.
-    fn blocks_of_queries(&self, c: &Chunk) -> Vec<Vec<i64>> {
+    /// The same, in as few and as even parts as there are of at most `most` queries.
+    pub(super) fn blocks_of_queries(&self, c: &Chunk, most: i64) -> Vec<Vec<i64>> {
         let all: Vec<i64> = (0..self.queries(c)).collect();
-        all.chunks(all.len().div_ceil(all.len().div_ceil(QUERIES as usize))).map(<[i64]>::to_vec).collect()
+        all.chunks(all.len().div_ceil(all.len().div_ceil(most as usize))).map(<[i64]>::to_vec).collect()
     }
 
     /// Byte of the scores of page `page` of the chunk.
-    fn scores_of(&self, b: &mut Build, c: &Chunk, page: Int) -> Int {
+    pub(super) fn scores_of(&self, b: &mut Build, c: &Chunk, page: Int) -> Int {
         b.mul_const(page, self.queries(c) * SCORE_BYTES)
     }
 
@@ -366,7 +382,7 @@ impl Attend<'_> {
         let base = b.mul_const(c.row, dims.query_bytes());
         let base = b.scale_add(c.head, dims.group() * 4 * dims.head_dim, base);
         let page_row = dims.kv_bytes() * PAGE as i64;
-        for (block, queries) in self.blocks_of_queries(c).into_iter().enumerate() {
+        for (block, queries) in self.blocks_of_queries(c, QUERIES).into_iter().enumerate() {
             let prefetch = block == 0;
             // Few queries leave room to take two pages at once; the second may be the first again, behind all limits.
             let wide: i64 = if queries.len() < MANY { 2 } else { 1 };
@@ -400,7 +416,7 @@ impl Attend<'_> {
                     }
                     for step in 0..UNROLL {
                         let k: Vec<Vf> =
-                            k_at.iter().map(|&k| self.elements(b, self.keys.at(k, step * page_row))).collect();
+                            k_at.iter().map(|&k| b.load(Mem::F16, self.keys.at(k, step * page_row))).collect();
                         for (i, &q) in queries.iter().enumerate() {
                             let (r, g) = (q / dims.group(), q % dims.group());
                             let offset = r * dims.query_bytes() + 4 * (g * dims.head_dim + step);
@@ -413,28 +429,40 @@ impl Attend<'_> {
                         }
                     }
                 });
-                for (j, &base) in (0..).zip(&keys) {
+                for j in 0..wide {
                     let p = b.add_const(page, j);
-                    let scales = self.scales(b, self.keys, base);
-                    let key = b.scale_add(p, PAGE as i64, c.start);
-                    let key = b.splat_int(key);
-                    let lanes = b.iota();
-                    let key = b.add(key, lanes);
-                    let to = self.scores_of(b, c, p);
-                    for (i, &q) in queries.iter().enumerate() {
-                        let limit = b.splat_int(limits[(q / dims.group()) as usize]);
-                        let hidden = b.vf(f32::NEG_INFINITY);
-                        let score = sums[i * wide as usize + j as usize].now();
-                        let score = scales.map_or(score, |scales| b.mul(score, scales));
-                        let score = b.select(Cmp::Lt, key, limit, score, hidden);
-                        b.store(Mem::F32, self.scores.at(to, q * SCORE_BYTES), score);
-                    }
+                    let scores: Vec<Vf> =
+                        sums.iter().skip(j as usize).step_by(wide as usize).map(|s| s.now()).collect();
+                    self.store_scores(b, c, limits, p, &queries, &scores);
                 }
             });
         }
     }
 
-    /// `m`, then scores become weights, then `l`, then the weights take up the values' scales.
+    /// Stores scores of page `page`, 16 for each of `queries`: −∞ where a row does not see the key.
+    pub(super) fn store_scores(
+        &self,
+        b: &mut Build,
+        c: &Chunk,
+        limits: &[Int],
+        page: Int,
+        queries: &[i64],
+        scores: &[Vf],
+    ) {
+        let key = b.scale_add(page, PAGE as i64, c.start);
+        let key = b.splat_int(key);
+        let lanes = b.iota();
+        let key = b.add(key, lanes);
+        let to = self.scores_of(b, c, page);
+        for (&q, &score) in queries.iter().zip(scores) {
+            let limit = b.splat_int(limits[(q / self.dims.group()) as usize]);
+            let hidden = b.vf(f32::NEG_INFINITY);
+            let score = b.select(Cmp::Lt, key, limit, score, hidden);
+            b.store(Mem::F32, self.scores.at(to, q * SCORE_BYTES), score);
+        }
+    }
+
+    /// `m`, then scores become weights, and `l`; for int8 the weights are rounded.
     fn weights(&self, b: &mut Build, c: &Chunk, pages: Int) {
         let bytes = self.scores_of(b, c, pages);
         let page_bytes = self.queries(c) * SCORE_BYTES;
@@ -454,24 +482,17 @@ impl Attend<'_> {
             let (infinite, nought) = (b.flt(f32::NEG_INFINITY), b.flt(0.0));
             let from = b.select(Cmp::Eq, m, infinite, nought, m);
             let from = b.splat(from);
-            b.for_(zero, bytes, page_bytes, |b, page_at| {
-                let at = b.add(base, page_at);
+            b.for_(zero, pages, 1, |b, page| {
+                let at = b.scale_add(page, page_bytes, base);
                 let x = b.load(Mem::F32, self.scores.at(at, 0));
                 let x = b.sub(x, from);
                 let w = exp(b, x);
                 let next = b.add(sum.now(), w);
                 b.set(sum, next);
-                let w = match self.dims.kv {
-                    KvFormat::F16 => w,
-                    KvFormat::Int8 => {
-                        // The values' scales go into their weights.
-                        let (page, _) = b.div_rem(page_at, page_bytes);
-                        let values = self.page(b, c, page);
-                        let scales = b.load(Mem::F32, self.values.at(values, self.dims.scales()));
-                        b.mul(w, scales)
-                    }
-                };
-                b.store(Mem::F32, self.scores.at(at, 0), w);
+                match self.rounded {
+                    None => b.store(Mem::F32, self.scores.at(at, 0), w),
+                    Some(_) => self.round_weights(b, c, page, at, w),
+                }
             });
             let l = b.sum_lanes(sum.now());
             let at = b.mul_const(query, ML_BYTES);
@@ -486,7 +507,7 @@ impl Attend<'_> {
         let dims = self.dims;
         let vectors = dims.head_dim / 16;
         let row_bytes = dims.kv_bytes() * dims.head_dim;
-        for (block, queries) in self.blocks_of_queries(c).into_iter().enumerate() {
+        for (block, queries) in self.blocks_of_queries(c, QUERIES).into_iter().enumerate() {
             let fits = |n: i64| vectors % n == 0 && n * queries.len() as i64 <= SUMS;
             let most = if queries.len() < MANY { vectors } else { 1 };
             let wide = (1..=most).rev().find(|&n| fits(n)).unwrap_or(1);
@@ -511,7 +532,7 @@ impl Attend<'_> {
                             let v: Vec<Vf> = (0..wide)
                                 .map(|i| {
                                     let offset = step * row_bytes + 16 * dims.kv_bytes() * (first + i);
-                                    self.elements(b, self.values.at(v_at, offset))
+                                    b.load(Mem::F16, self.values.at(v_at, offset))
                                 })
                                 .collect();
                             for (i, &q) in queries.iter().enumerate() {

@@ -3,6 +3,7 @@
 //! Takes a list of edits (page to read, page to write, slots to copy); the slots behind are made 0, so that nothing a
 //! sequence left behind reaches another one. Moves bits, whatever they stand for.
 
+use super::attend_int8::KEYS_IN_LANE;
 use super::build::{Build, Built, Int, Place, Slot};
 use super::{Dims, step_words};
 use ir::kernel::{Cmp, Mem, Split};
@@ -47,21 +48,29 @@ pub(super) fn kernel(name: &str, dims: &Dims) -> Built {
     b.finish()
 }
 
-/// `[dimension][PAGE]` elements: a lane holds neighbouring slots of one dimension.
+/// f16: `[dimension][PAGE]` elements, a lane holds two neighbouring slots of one dimension. Int8: a lane holds four
+/// dimensions of one slot.
 fn key_head(b: &mut Build, dims: &Dims, keys: Place, (from, to): (Int, Int), slots: Int) {
-    let in_lane = 4 / dims.kv_bytes();
-    let (lanes, slots) = (b.iota(), b.splat_int(slots));
-    let in_row = b.vi(PAGE as i64 / in_lane - 1);
-    let first = b.and(lanes, in_row);
-    let first = b.shl(first, in_lane.trailing_zeros());
-    let none = b.vi(0);
-    let mut keep = none;
-    for i in 0..in_lane {
-        let (i_lanes, mask) = (b.vi(i), b.vi(((1 << (8 * dims.kv_bytes())) - 1) << (8 * dims.kv_bytes() * i)));
-        let slot = b.add(first, i_lanes);
-        let mask = b.select(Cmp::Lt, slot, slots, mask, none);
-        keep = b.or(keep, mask);
-    }
+    let (lanes, slots, none) = (b.iota(), b.splat_int(slots), b.vi(0));
+    let keep = match dims.kv {
+        KvFormat::F16 => {
+            let in_row = b.vi(PAGE as i64 / 2 - 1);
+            let first = b.and(lanes, in_row);
+            let first = b.shl(first, 1);
+            let mut keep = none;
+            for i in 0..2 {
+                let (i_lanes, mask) = (b.vi(i), b.vi(0xFFFF << (16 * i)));
+                let slot = b.add(first, i_lanes);
+                let mask = b.select(Cmp::Lt, slot, slots, mask, none);
+                keep = b.or(keep, mask);
+            }
+            keep
+        }
+        KvFormat::Int8 => {
+            let all = b.vi(-1);
+            b.select(Cmp::Lt, lanes, slots, all, none)
+        }
+    };
     b.for_to(dims.scales(), 64, |b, at| {
         let (source, target) = (b.add(from, at), b.add(to, at));
         let words = b.load_ints(Mem::I32, keys.at(source, 0));
@@ -70,21 +79,38 @@ fn key_head(b: &mut Build, dims: &Dims, keys: Place, (from, to): (Int, Int), slo
     });
 }
 
-/// `[PAGE][dimension]` elements.
+/// f16: `[PAGE][dimension]` elements. Int8: a lane holds four neighbouring slots of one dimension.
 fn value_head(b: &mut Build, dims: &Dims, values: Place, (from, to): (Int, Int), slots: Int) {
+    if dims.kv == KvFormat::Int8 {
+        let (slots, none) = (b.splat_int(slots), b.vi(0));
+        for group in 0..PAGE as i64 / KEYS_IN_LANE {
+            let mut keep = none;
+            for i in 0..KEYS_IN_LANE {
+                let (slot, mask) = (b.vi(KEYS_IN_LANE * group + i), b.vi(0xFF << (8 * i)));
+                let mask = b.select(Cmp::Lt, slot, slots, mask, none);
+                keep = b.or(keep, mask);
+            }
+            let bytes = KEYS_IN_LANE * dims.head_dim;
+            b.for_to(bytes, 64, |b, at| {
+                let (source, target) = (b.add(from, at), b.add(to, at));
+                let words = b.load_ints(Mem::I32, values.at(source, group * bytes));
+                let words = b.and(words, keep);
+                b.store_ints(Mem::I32, values.at(target, group * bytes), words);
+            });
+        }
+        return;
+    }
     let slot = dims.kv_bytes() * dims.head_dim;
-    // A slot of bytes need not be a whole number of 64 of them.
-    let (mem, step) = if dims.kv == KvFormat::Int8 { (Mem::I8, 16) } else { (Mem::I32, 64) };
     let (zero, end, none) = (b.int(0), b.int(PAGE as i64 * slot), b.vi(0));
     let kept = b.mul_const(slots, slot);
-    b.for_(zero, kept, step, |b, at| {
+    b.for_(zero, kept, 64, |b, at| {
         let (source, target) = (b.add(from, at), b.add(to, at));
-        let words = b.load_ints(mem, values.at(source, 0));
-        b.store_ints(mem, values.at(target, 0), words);
+        let words = b.load_ints(Mem::I32, values.at(source, 0));
+        b.store_ints(Mem::I32, values.at(target, 0), words);
     });
-    b.for_(kept, end, step, |b, at| {
+    b.for_(kept, end, 64, |b, at| {
         let target = b.add(to, at);
-        b.store_ints(mem, values.at(target, 0), none);
+        b.store_ints(Mem::I32, values.at(target, 0), none);
     });
 }
 

@@ -13,6 +13,7 @@
 mod append;
 mod assemble;
 mod attend;
+mod attend_int8;
 mod build;
 mod channel;
 mod channel_tiles;

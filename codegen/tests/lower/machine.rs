@@ -453,7 +453,12 @@ impl Layout {
 
     /// Byte of an element of the keys or values.
     pub(crate) fn place(&self, values: bool, [page, head, channel, slot]: [usize; 4]) -> usize {
-        let i = if values { slot * self.head_dim + channel } else { channel * PAGE + slot };
+        let i = match (self.format, values) {
+            (KvFormat::F16, false) => channel * PAGE + slot,
+            (KvFormat::F16, true) => slot * self.head_dim + channel,
+            (KvFormat::Int8, false) => (channel / 4 * PAGE + slot) * 4 + channel % 4,
+            (KvFormat::Int8, true) => (slot / 4 * self.head_dim + channel) * 4 + slot % 4,
+        };
         self.block(page, head) + i * self.format.element_bytes() as usize
     }
 
@@ -464,10 +469,16 @@ impl Layout {
         match self.format {
             KvFormat::F16 => f16::from_le_bytes([kv[place], kv[place + 1]]).to_f64(),
             KvFormat::Int8 => {
-                let scale = self.block(page, head) + PAGE * self.head_dim + 4 * slot;
-                f64::from(kv[place].cast_signed()) * f64::from(floats(&kv[scale..scale + 4])[0])
+                let q = if values { kv[place].cast_signed() } else { kv[place].wrapping_sub(128).cast_signed() };
+                f64::from(q) * self.scale(kv, [page, head, slot])
             }
         }
+    }
+
+    /// What a step of an int8 key or value of a slot of a head on a page stands for.
+    fn scale(&self, kv: &[u8], [page, head, slot]: [usize; 3]) -> f64 {
+        let at = self.block(page, head) + PAGE * self.head_dim + 4 * slot;
+        f64::from(floats(&kv[at..at + 4])[0])
     }
 
     /// Keys, or values, of all pages of a layer: about −2 to 2.
@@ -478,7 +489,8 @@ impl Layout {
             match self.format {
                 KvFormat::F16 => bytes.extend((0..elements).flat_map(|_| f16::from_f64(2.0 * r.unit()).to_le_bytes())),
                 KvFormat::Int8 => {
-                    bytes.extend((0..elements).map(|_| ((127.0 * r.unit()) as i8).cast_unsigned()));
+                    // Signed as values, and as keys, which are unsigned: -128 to 127 of both.
+                    bytes.extend((0..elements).map(|_| ((128.0 * r.unit()).floor() as i8).cast_unsigned()));
                     bytes.extend((0..PAGE).flat_map(|_| ((1.5 + 0.5 * r.unit() as f32) / 127.0).to_le_bytes()));
                 }
             }
@@ -510,6 +522,11 @@ impl Layout {
 /// Key or value `channel` of slot `slot` of a head on a page: `[page, head, channel, slot]`.
 pub(crate) fn element(m: &Machine, layer: usize, values: bool, at: [usize; 4]) -> f64 {
     m.layout.element(&m.kv[layer][usize::from(values)], values, at)
+}
+
+/// What a step of an int8 value stands for: `[page, head, slot]`.
+pub(crate) fn value_step(m: &Machine, layer: usize, at: [usize; 3]) -> f64 {
+    m.layout.scale(&m.kv[layer][1], at)
 }
 
 /// Physical page of a sequence's page: scattered, so that mistakes in tables show.

@@ -69,6 +69,71 @@ fn back_ends_teams_and_cuts_give_the_same_bits() {
     }
 }
 
+/// Sequences that end at the edges of pages and chunks.
+fn edges() -> Vec<Row> {
+    vec![row(0, 0), row(1, 14), row(1, 15), row(1, 16), row(2, 254), row(2, 255), row(2, 256), row(3, 527)]
+}
+
+/// Over int8, what a launch leaves and the same bits for rows alone and together, by twos, fours and more, whatever the
+/// query heads of a KV head and their dimensions; one step of it against the interpreter.
+#[test]
+fn edges_of_pages_and_chunks_over_bytes() {
+    for (heads, kv_heads, dim) in [(1, 1, 128), (4, 2, 96), (3, 1, 64), (8, 2, 64), (5, 1, 32), (7, 1, 64), (8, 1, 256)]
+    {
+        let tiny = Tiny::new(Family::Llama, 1, [96, heads, kv_heads, dim, 96, 40], [DType::Q8_0; 8]);
+        let make = |attend_rows| ModelSchedule { kv: KvFormat::Int8, attend_rows, ..schedule() };
+        check_step(&tiny, &make(8), &edges(), true);
+        let run = |attend_rows, team, rows: &[Row], pick: &dyn Fn(&Machine) -> Engine| {
+            let mut m = Machine::new(&tiny, &make(attend_rows), team);
+            let engine = pick(&m);
+            m.run(&engine, rows);
+            (0..rows.len()).map(|i| m.outcome(&tiny.model, i, rows.len())).collect::<Vec<_>>()
+        };
+        let best = |m: &Machine| Engine::best(&m.program);
+        let expected = run(8, 2, &edges(), &best);
+        for (attend_rows, team) in [(1, 1), (2, 3), (64, 2)] {
+            assert!(expected == run(attend_rows, team, &edges(), &best), "{heads} heads of {dim}, {attend_rows} rows");
+        }
+        if heads == 7 || dim == 96 {
+            assert!(expected == run(8, 2, &edges(), &|_| Engine::Interp), "{heads} heads of {dim}, interpreted");
+        }
+    }
+}
+
+#[test]
+fn a_query_that_is_not_finite_spoils_its_row_alone() {
+    let s = ModelSchedule { kv: KvFormat::Int8, ..schedule() };
+    let (tiny, rows) = (tiny(), edges());
+    let run = |spoilt: Option<(usize, f32)>| {
+        let mut m = Machine::new(&tiny, &s, 2);
+        m.step(&rows);
+        let engine = Engine::best(&m.program);
+        for launch in m.program.forward.clone() {
+            if m.program.kernels[launch.kernel as usize].name.starts_with("attend")
+                && let Some((row, x)) = spoilt
+            {
+                // One dimension of one head.
+                let at = 4 * (row * 6 * 64 + 2 * 64 + 17);
+                m.buffers.get_mut(&Buf::Query).expect("queries")[at..at + 4].copy_from_slice(&x.to_le_bytes());
+            }
+            m.launch(&engine, &launch);
+        }
+        let hidden = tiny.model.hidden as usize;
+        (0..rows.len()).map(|i| m.floats(Buf::Hidden, i * hidden, hidden)).collect::<Vec<_>>()
+    };
+    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let plain = run(None);
+    for (row, x) in [(0, f32::NAN), (3, f32::INFINITY), (6, f32::NEG_INFINITY), (7, f32::NAN)] {
+        for (i, (got, want)) in run(Some((row, x))).iter().zip(&plain).enumerate() {
+            if i == row {
+                assert!(got.iter().any(|x| !x.is_finite()), "row {row} with {x}");
+            } else {
+                assert_eq!(bits(got), bits(want), "row {i} beside row {row} with {x}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_row_alone_equals_the_row_in_a_batch() {
     for s in schedules() {

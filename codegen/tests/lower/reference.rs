@@ -1,7 +1,7 @@
 //! What each kernel must leave, in f64 from what it actually read. Activations are read back from the records as they
 //! were rounded, so that tolerances are those of f32 sums.
 
-use crate::machine::{Machine, Row, Tiny, element, page_of};
+use crate::machine::{Machine, Row, Tiny, element, page_of, value_step};
 use crate::weights::{Matrix, mixed};
 use ir::program::{Buf, Launch, PAGE, STAT_BLOCK};
 use ir::schedule::{KvFormat, Numerics};
@@ -267,18 +267,29 @@ impl Checker<'_> {
         let weights = record.rows(w);
         for (i, row) in self.rows.iter().enumerate() {
             let query = before.floats(Buf::Query, i * heads * d, heads * d);
-            let mut want = Vec::new();
+            let (mut want, mut flips) = (Vec::new(), 0.0f64);
             for head in 0..heads {
                 let kv_head = head / (heads / m.kv_heads as usize);
                 let pages = before.pages_of(layer, i, row, kv_head);
                 let key = |values, p: usize, c| element(before, layer, values, [pages[p / PAGE], kv_head, c, p % PAGE]);
                 let keys = (pages.len() - 1) * PAGE + row.position % PAGE + 1;
-                want.extend(attend(&query[head * d..][..d], keys, &key));
+                let query = &query[head * d..][..d];
+                if before.program.kv == KvFormat::Int8 {
+                    let step = |p: usize| value_step(before, layer, [pages[p / PAGE], kv_head, p % PAGE]);
+                    let (o, flip) = attend_bytes(query, keys, &key, &step);
+                    want.extend(o);
+                    flips = flips.max(flip);
+                } else {
+                    let query: Vec<f64> = query.iter().map(|q| f64::from(*q)).collect();
+                    want.extend(attend(&query, keys, &key));
+                }
             }
             let (x, step) = record.row(&after.buffers[&Buf::Scratch], i, w.dtype, self.numerics);
             // A weighted mean of values between −2 and 2.
             let want = record.of(want);
-            self.rounded("attention", &record, (&x, &step), &want, if record.block.is_some() { 8.0 } else { 1.0 });
+            // Mixing adds up to eight of them; a weight at the edge of two steps may be either.
+            let terms = if record.block.is_some() { 8.0 } else { 1.0 };
+            self.rounded("attention", &record, (&x, &step), &want, terms * (1.0 + flips / SUM));
             self.residual("out", &weights, &x, i, before, after);
         }
     }
@@ -363,14 +374,51 @@ impl Checker<'_> {
     }
 }
 
-/// Attention of one scaled query over `keys` keys; `key(values, position, channel)` reads them.
-fn attend(query: &[f32], keys: usize, key: &dyn Fn(bool, usize, usize) -> f64) -> Vec<f64> {
-    let score = |p: usize| query.iter().enumerate().map(|(c, q)| f64::from(*q) * key(false, p, c)).sum::<f64>();
+/// Weights `exp(score − largest)` of one query over `keys` keys.
+fn weights(query: &[f64], keys: usize, key: &dyn Fn(bool, usize, usize) -> f64) -> Vec<f64> {
+    let score = |p: usize| query.iter().enumerate().map(|(c, q)| q * key(false, p, c)).sum::<f64>();
     let scores: Vec<f64> = (0..keys).map(score).collect();
     let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
+    scores.iter().map(|s| (s - most).exp()).collect()
+}
+
+/// Attention of one scaled query over `keys` keys; `key(values, position, channel)` reads them.
+fn attend(query: &[f64], keys: usize, key: &dyn Fn(bool, usize, usize) -> f64) -> Vec<f64> {
+    let weights = weights(query, keys, key);
     let total: f64 = weights.iter().sum();
     (0..query.len())
         .map(|c| weights.iter().enumerate().map(|(p, w)| w * key(true, p, c)).sum::<f64>() / total)
         .collect()
+}
+
+/// The same over int8, whose `step(position)` is what a step of a value stands for: the query rounded to 255 steps, the
+/// weights times the values' steps to 256 steps of the largest of their page. Beside it, what the weights that lie between
+/// two steps can make of it when each falls to the other side.
+fn attend_bytes(
+    query: &[f32],
+    keys: usize,
+    key: &dyn Fn(bool, usize, usize) -> f64,
+    step: &dyn Fn(usize) -> f64,
+) -> (Vec<f64>, f64) {
+    let most = query.iter().fold(0.0f32, |m, q| m.max(q.abs()));
+    let rounded: Vec<f64> =
+        query.iter().map(|q| f64::from((q * (127.0 / most)).round_ties_even()) * f64::from(most / 127.0)).collect();
+    let exact = weights(&rounded, keys, key);
+    let total: f64 = exact.iter().sum();
+    let (mut taken, mut flips) = (Vec::new(), 0.0);
+    for (page, exact) in exact.chunks(PAGE).enumerate() {
+        let step = |i: usize| step(page * PAGE + i);
+        let most = exact.iter().enumerate().map(|(i, w)| w * step(i)).fold(0.0, f64::max);
+        for (i, w) in exact.iter().enumerate() {
+            let steps = w * step(i) * 255.0 / most;
+            taken.push(steps.round() * most / 255.0 / step(i));
+            if (steps.fract() - 0.5).abs() < 0.005 {
+                flips += most / 255.0 * 128.0 / total;
+            }
+        }
+    }
+    let o = (0..query.len())
+        .map(|c| taken.iter().enumerate().map(|(p, w)| w * key(true, p, c)).sum::<f64>() / total)
+        .collect();
+    (o, flips)
 }
