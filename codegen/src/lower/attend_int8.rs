@@ -13,7 +13,7 @@ use super::Dims;
 use super::append::scales;
 use super::attend::{Attend, Chunk};
 use super::build::{Build, Bytes, Int, Place, Var, Vf, Vi};
-use ir::kernel::{Cmp, Mem};
+use ir::kernel::Mem;
 use ir::program::PAGE;
 
 /// Keys of a page whose bytes of a dimension share a lane of values.
@@ -27,8 +27,8 @@ pub(super) const SUM_QUERIES: i64 = 24;
 const CHAINS: i64 = 5;
 /// Offset of the weights' scale behind a page's rounded weights of a query.
 const WEIGHT_SCALE: i64 = PAGE as i64;
-/// Below this, a page's largest weight times its value's scale counts as 0, before `255 / max` overflows.
-const WEIGHT_ZERO_BELOW: f32 = 1e-30;
+/// What a page's largest weight times its value's scale at least counts as, so that `255 / max` is finite.
+const LEAST_WEIGHT: f32 = 1e-30;
 /// The most bytes of rounded queries that are kept for a whole unit.
 const UNIT_BYTES: i64 = 64 * 1024;
 
@@ -104,7 +104,9 @@ impl Attend<'_> {
     pub(super) fn byte_scores(&self, b: &mut Build, c: &Chunk, q8: Queries, limits: &[Int], pages: Int) {
         let dims = self.dims;
         let d = dims.head_dim;
-        let step = if d % 64 == 0 { 64 } else { 32 };
+        // More than one turn: without a loop around them queries would be spread over all lanes once, ahead of all pages,
+        // and come as 64 bytes each from more memory than the first cache has.
+        let step = if d > 32 { 32 } else { 16 };
         for (block, queries) in self.blocks_of_queries(c, super::attend::QUERIES).into_iter().enumerate() {
             let n = queries.len() as i64;
             // Few queries leave room to take pages together; one behind the last may be the last again, behind all limits.
@@ -179,10 +181,10 @@ impl Attend<'_> {
         let scales = b.load(Mem::F32, self.values.at(values, self.dims.scales()));
         let w = b.mul(w, scales);
         let most = b.max_lanes(w);
-        let (zero, top, least, share) = (b.flt(0.0), b.flt(255.0), b.flt(WEIGHT_ZERO_BELOW), b.flt(1.0 / 255.0));
+        let (least, top, share) = (b.flt(LEAST_WEIGHT), b.flt(255.0), b.flt(1.0 / 255.0));
+        let most = b.max(most, least);
         let scale = b.mul(most, share);
         let inverse = b.div(top, most);
-        let inverse = b.select(Cmp::Lt, most, least, zero, inverse);
         let inverse = b.splat(inverse);
         let w = b.mul(w, inverse);
         let w = b.round(w);
