@@ -94,8 +94,9 @@ fn edges_of_pages_and_chunks_over_bytes() {
         for (attend_rows, team) in [(1, 1), (2, 3), (64, 2)] {
             assert!(expected == run(attend_rows, team, &edges(), &best), "{heads} heads of {dim}, {attend_rows} rows");
         }
-        if heads == 7 || dim == 96 {
-            assert!(expected == run(8, 2, &edges(), &|_| Engine::Interp), "{heads} heads of {dim}, interpreted");
+        if dim == 96 {
+            let few = &edges()[..7];
+            assert!(expected[..7] == run(8, 2, few, &|_| Engine::Interp), "{heads} heads of {dim}, interpreted");
         }
     }
 }
