@@ -35,7 +35,7 @@ const STREAM_SECONDS: f64 = 0.3e-6;
 /// Seconds to fold one more partial state of attention, per row and layer.
 const FOLD_SECONDS: f64 = 20e-9;
 /// Bytes ahead in a stream of weights that blocks of several rows ask for: a few microseconds of their arithmetic.
-const PREFETCH: u32 = 4096;
+const PREFETCH: u32 = 8192;
 /// Rows from which a tile of 16 rows is faster than blocks of rows, where there is AMX: an estimate, from a machine on which
 /// blocks were faster up to 8 rows and tiles from about 10.
 const TILE_FROM: u32 = 10;
