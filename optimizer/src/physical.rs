@@ -36,9 +36,6 @@ const STREAM_SECONDS: f64 = 0.3e-6;
 const FOLD_SECONDS: f64 = 20e-9;
 /// Bytes ahead in a stream of weights that blocks of several rows ask for: a few microseconds of their arithmetic.
 const PREFETCH: u32 = 8192;
-/// Rows from which a tile of 16 rows is faster than blocks of rows, where there is AMX: an estimate, from a machine on which
-/// blocks were faster up to 8 rows and tiles from about 10.
-const TILE_FROM: u32 = 10;
 /// Prompt rows of a step at most.
 const MAX_ROWS: u32 = 512;
 
@@ -56,7 +53,7 @@ pub(crate) fn schedule(
         isa: target.isa,
         threads: 1,
         row_block: 1,
-        tile_from: if target.isa.amx_int8 && numerics == Numerics::Int8Channel { TILE_FROM } else { 0 },
+        tile_from: 0,
         attend_rows: attend_rows(model, target),
         max_rows: MAX_ROWS,
         max_head_rows: 64,
@@ -72,6 +69,7 @@ pub(crate) fn schedule(
     schedule.threads = chosen;
     decisions.extend(threads);
     let roofline = &roofline.with_threads(chosen);
+    schedule.tile_from = roofline.tile_from();
     let (kv, attention, lossy) = lossy::choose(roofline, allowed, forced, demand);
     (schedule.kv, schedule.attention) = (kv, attention);
     decisions.extend(lossy);
@@ -189,10 +187,14 @@ fn weights(roofline: &Roofline<'_>, interleave: bool, numerics: Numerics, demand
     };
     let stored = roofline.weight_bytes();
     if numerics == Numerics::Int8Channel {
-        // Asked for, so there is nothing that it was chosen over.
+        // What it was chosen over is another class, and that is decided by whole plans.
         let layout = if interleave { "gate and up interleaved" } else { "gate and up apart" };
         let chosen = (format!("int8 per output channel, {layout}"), stream(stored, 0.0));
-        return decision("weights", vec![chosen], "asked for: weights rounded once more".to_owned());
+        return decision(
+            "weights",
+            vec![chosen],
+            "the class int8-channel keeps one scale per output channel, 8 bits a weight".to_owned(),
+        );
     }
     #[allow(clippy::cast_precision_loss, reason = "parameters are far below 2^53")]
     let wide = (4.0 * model.parameters as f64).max(stored);

@@ -213,6 +213,27 @@ fn explain_shows_bounds_estimates_choices_and_what_ifs() {
 }
 
 #[test]
+fn an_allowed_class_is_chosen_by_its_price_and_can_be_forbidden() {
+    let dir = project();
+    let one = std::fs::read_to_string(dir.path().join("one.infer")).expect("readable");
+    let with = |allowance: &str| one.replacen("64tok }", &format!("64tok }}\nallow {{ {allowance} }}"), 1);
+    std::fs::write(dir.path().join("allowed.infer"), with("weight_quant: int8")).expect("written");
+    let explain = |file: &str, more: &[&str]| {
+        let args = [&["explain", file, "--target", "cpu-avx512"], more].concat();
+        inferc(dir.path(), &args).code(0).out
+    };
+    let chosen = explain("allowed.infer", &[]);
+    for word in ["· arithmetic int8-channel", "arithmetic of base: int8-channel", "instead of int8 ("] {
+        assert!(chosen.contains(word), "no {word:?} in\n{chosen}");
+    }
+    let forbidden = explain("allowed.infer", &["--numerics", "int8"]);
+    assert!(forbidden.contains("· arithmetic int8 ·") && forbidden.contains("asked for"), "{forbidden}");
+    assert!(explain("one.infer", &[]).contains("· arithmetic int8 ·"), "nobody allowed it");
+    std::fs::write(dir.path().join("wrong.infer"), with("weight_quant: int4")).expect("written");
+    inferc(dir.path(), &["check", "wrong.infer"]).code(1).says(&["E0215", "no such weight precision", "known is int8"]);
+}
+
+#[test]
 fn a_plan_runs_like_its_source_and_compiles_to_the_same_bytes() {
     let dir = project();
     let summary = inferc(dir.path(), &["compile", "votes.infer", "-o", "x.plan", "--format", "json"]).code(0).json();
