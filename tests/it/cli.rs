@@ -583,7 +583,7 @@ fn plans_beside_the_chosen_one_end_as_it_does() {
             "let s = gen(base, ask(q), max: 16tok, temp: 0.8);\n    if s.text == \"no such text\" { s.text } else { fail \"nothing fits\" }",
         ),
     );
-    let words = ["--plans", "3", "--threads", "2", "--format", "json", "--", "--q", "Hello"];
+    let words = ["--plans", "3", "--repeat", "1", "--threads", "2", "--format", "json", "--", "--q", "Hello"];
     for (file, failed) in [("one.infer", None), ("fails.infer", Some("nothing fits"))] {
         let report = inferc(dir.path(), &[&["bench", file][..], &words[..]].concat()).code(0).json();
         fields(&report, &["strategy", "outcome", "regret", "chosen_seconds", "best_seconds", "stopped"]);
