@@ -275,10 +275,9 @@ mod tests {
 
     #[test]
     fn threads_spare_each_other_rows_and_never_the_only_one() {
-        let spared = |rows: f64, threads: f64| spared_rows(rows, threads);
-        assert_eq!([1.0, 2.0, 3.0, 8.0].map(|rows| spared(rows, 2.0)), [0.0, 1.0, 1.0, 4.0]);
-        assert_eq!([1.0, 2.0, 3.0, 8.0].map(|rows| spared(rows, 4.0)), [0.0, 1.0, 2.0, 6.0]);
-        assert_eq!(spared(8.0, 1.0), 0.0);
+        assert_eq!([1.0, 2.0, 3.0, 8.0].map(|rows| spared_rows(rows, 2.0)), [0.0, 1.0, 1.0, 4.0]);
+        assert_eq!([1.0, 2.0, 3.0, 8.0].map(|rows| spared_rows(rows, 4.0)), [0.0, 1.0, 2.0, 6.0]);
+        assert_eq!([1.0, 8.0].map(|rows| spared_rows(rows, 1.0)), [0.0, 0.0]);
     }
 
     /// However wide the model: one row is one row for every thread, and a barrier comes on top.
