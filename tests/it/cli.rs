@@ -593,12 +593,15 @@ fn plans_beside_the_chosen_one_end_as_it_does() {
         let rows = report["rows"].as_array().expect("a row a plan");
         assert_eq!((report["plans"].as_u64(), rows.len(), &rows[0]["plan"]), (Some(4), 4, &"chosen".into()));
         for row in rows {
-            assert_eq!((&row["finalist"], &row["rounds"], &row["stopped"]), (&true.into(), &3.into(), &false.into()));
+            // On a busy machine a plan may be stopped, but not the chosen one.
+            let whole = row["stopped"] == false;
+            assert!(whole || row["plan"] != "chosen", "{row}");
+            assert!(row["finalist"] == whole && row["rounds"] == if whole { 3 } else { 0 }, "{row}");
             assert!(row["seconds"].as_f64().is_some_and(|s| s > 0.0), "{row}");
         }
     }
     let text = inferc(dir.path(), &["bench", "fails.infer", "--plans", "1", "--", "--q", "Hello"]).code(0).out;
-    assert!(text.contains("the same `fail` by all: nothing fits; regret"), "{text}");
+    assert!(text.contains("the same `fail` by ") && text.contains(": nothing fits; regret "), "{text}");
     // What is no outcome of the strategy ends the command.
     let long = "word ".repeat(2000);
     inferc(dir.path(), &["bench", "one.infer", "--plans", "1", "--", "--q", &long])
