@@ -34,7 +34,7 @@ fn stages(c: &mut Criterion) {
         assumptions: ASSUMPTIONS,
         values: BTreeMap::new(),
         threads: 2,
-        numerics: ir::schedule::Numerics::Int8,
+        numerics: None,
         naive: false,
         forced: optimizer::lossy::Forced::default(),
     };

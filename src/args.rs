@@ -78,9 +78,10 @@ pub(crate) struct Binding {
     /// Threads of the team (default: all cores this process may use).
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
-    /// Arithmetic of the matrices; a class is never chosen unless it is named here, and never mixed within a sequence.
-    #[arg(long, value_enum, default_value_t)]
-    pub numerics: NumericsArg,
+    /// Arithmetic of the matrices, one class for all models (default: int8, or int8-channel for the models that it makes
+    /// the strategy cheaper for, where the strategy allows it); never mixed within a sequence.
+    #[arg(long, value_enum)]
+    pub numerics: Option<NumericsArg>,
     /// How keys and values are kept, where the strategy allows it: f16 | int8 (default: the planner decides).
     #[arg(long, value_name = "FORMAT", value_parser = kv_format)]
     pub kv: Option<KvFormat>,
@@ -134,10 +135,9 @@ fn attention(text: &str) -> Result<Attention, String> {
 }
 
 /// Arithmetic classes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum NumericsArg {
     /// Weights as stored, activations rounded to int8 per 32 features.
-    #[default]
     Int8,
     /// Weights as stored, activations in f32: slow, the arbiter.
     F32,
@@ -445,8 +445,8 @@ pub(crate) struct ProfileArgs {
     /// Measure nothing new: run steps of these models and print predicted beside measured (GGUF files).
     #[arg(long, value_name = "MODEL", num_args = 1.., conflicts_with = "output")]
     pub check: Vec<PathBuf>,
-    /// Measure nothing new: print from where on int8 keys, chosen pages, prompts attended together and larger row blocks
-    /// are faster for these models (GGUF files).
+    /// Measure nothing new: print from where on int8 keys, chosen pages, prompts attended together, larger row blocks and
+    /// int8 per channel are faster for these models (GGUF files).
     #[arg(long, value_name = "MODEL", num_args = 1.., conflicts_with_all = ["output", "check"])]
     pub crossovers: Vec<PathBuf>,
     /// With --check: most tokens in the cache of a configuration.

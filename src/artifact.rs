@@ -3,8 +3,10 @@
 use anyhow::{Context as _, Result, anyhow, bail};
 use ir::artifact::Artifact;
 use runtime::gguf::Gguf;
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Plans larger than this are refused.
 const MAX_PLAN: u64 = 256 << 20;
@@ -78,11 +80,40 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// Whether a plan runs on this machine with the models it names.
+/// Whether a plan runs on this machine with the models it names; their files by path, opened.
 ///
 /// # Errors
 /// Names the first difference: compiler, CPU feature, model file, model identity.
-pub fn fits(artifact: &Artifact) -> Result<()> {
+pub fn fits(artifact: &Artifact) -> Result<BTreeMap<String, Arc<Gguf>>> {
+    fits_machine(artifact)?;
+    let mut files = BTreeMap::new();
+    for (role, path, identity) in &artifact.manifest.models {
+        let file = Gguf::open(Path::new(path)).with_context(|| format!("model `{role}`"))?;
+        same_model(role, path, &file.model().with_context(|| format!("model `{role}`"))?.identity, identity)?;
+        files.insert(path.clone(), Arc::new(file));
+    }
+    Ok(files)
+}
+
+/// Whether the file of a role holds the model that a plan was compiled for.
+///
+/// # Errors
+/// When it holds another one.
+pub(crate) fn same_model(role: &str, path: &str, found: &str, expected: &str) -> Result<()> {
+    if found != expected {
+        let head = |identity: &str| identity.chars().take(16).collect::<String>();
+        bail!(
+            "model `{role}`: {path} is another model than the plan was compiled for (identity {}…, expected {}…): \
+             compile the source again",
+            head(found),
+            head(expected)
+        );
+    }
+    Ok(())
+}
+
+/// Whether a plan runs on this machine, whatever its models are.
+fn fits_machine(artifact: &Artifact) -> Result<()> {
     let m = &artifact.manifest;
     if m.compiler != env!("CARGO_PKG_VERSION") {
         bail!(
@@ -100,17 +131,6 @@ pub fn fits(artifact: &Artifact) -> Result<()> {
     ] {
         if needed && !have {
             bail!("it was compiled for a CPU with {name}, which this CPU lacks: compile the source again here");
-        }
-    }
-    for (role, path, identity) in &m.models {
-        let model = Gguf::open(Path::new(path)).and_then(|g| g.model()).with_context(|| format!("model `{role}`"))?;
-        if &model.identity != identity {
-            bail!(
-                "model `{role}`: {path} is another model than the plan was compiled for (identity {}…, expected {}…): \
-                 compile the source again",
-                &model.identity[..16.min(model.identity.len())],
-                &identity[..16.min(identity.len())]
-            );
         }
     }
     Ok(())

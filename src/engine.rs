@@ -1,9 +1,12 @@
 //! From an artifact to something that runs: models loaded, tokenizers and chat templates read, token rules mapped.
 //!
-//! Roles that name the same file share its weights. Loading says what it does through a callback; nothing is printed.
+//! Roles that name the same file share its weights, and artifacts loaded from one [`Shelf`] do. Loading says what it does through a callback; nothing is printed.
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use ir::artifact::Artifact;
+use ir::code::Code;
+use ir::plan::ModelPlan;
+use ir::program::Program;
 use ir::rule::TokenRule;
 use ir::strategy::{Binding, Speaker};
 use runtime::chat::{ChatTemplate, Message};
@@ -15,6 +18,7 @@ use runtime::session::{Engine, RoleModel, Session};
 use runtime::tokenizer::{TokenKind, Tokenizer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -118,57 +122,119 @@ pub fn load(
     cancel: &Arc<AtomicBool>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Ready> {
-    let mut files: BTreeMap<String, (Arc<Gguf>, Arc<Codec>)> = BTreeMap::new();
-    let mut shared: Vec<(usize, Arc<Loaded>)> = Vec::new();
-    let mut models = Vec::new();
-    let mut codecs = BTreeMap::new();
-    let mut weight_bytes = 0;
-    for (role, plan) in artifact.plan.models.iter().enumerate() {
-        let (Some(plan), Some(program)) = (plan, &artifact.programs[role]) else { continue };
-        let (gguf, codec) = match files.get(&plan.path) {
-            Some(pair) => pair.clone(),
-            None => {
+    Shelf::default().load(artifact, bindings, tuned, cancel, say)
+}
+
+/// Ways of laying out the weights of one file that a shelf keeps.
+const LAYOUTS: usize = 2;
+
+/// Model files that were opened, with their resident weights: artifacts loaded one after another share them.
+#[derive(Default)]
+pub struct Shelf {
+    files: BTreeMap<String, File>,
+    /// Files that somebody opened before, by path.
+    opened: BTreeMap<String, Arc<Gguf>>,
+}
+
+struct File {
+    gguf: Arc<Gguf>,
+    codec: Arc<Codec>,
+    identity: String,
+    /// One for each layout of the weights, the one used last at the end.
+    loaded: Vec<Arc<Loaded>>,
+}
+
+impl Shelf {
+    /// A shelf for files that are open already, by path.
+    #[must_use]
+    pub fn opened(opened: BTreeMap<String, Arc<Gguf>>) -> Self {
+        Self { opened, ..Self::default() }
+    }
+
+    /// Loads an artifact; see [`load`].
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn load(
+        &mut self,
+        artifact: Artifact,
+        bindings: &[(String, Binding)],
+        tuned: &[(String, String)],
+        cancel: &Arc<AtomicBool>,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Ready> {
+        let mut models = Vec::new();
+        let mut codecs = BTreeMap::new();
+        let mut counted: Vec<Arc<Loaded>> = Vec::new();
+        for (role, plan) in artifact.plan.models.iter().enumerate() {
+            let (Some(plan), Some(program)) = (plan, &artifact.programs[role]) else { continue };
+            let file = self.file(plan, say)?;
+            let loaded =
+                file.loaded(plan, program, &artifact.code[role]).with_context(|| format!("model `{}`", plan.role))?;
+            let codec = file.codec.clone();
+            let kv_pages = u32::try_from(plan.kv_pages).unwrap_or(u32::MAX);
+            let options = Options { threads: plan.schedule.threads as usize, kv_pages };
+            let mut model =
+                LocalModel::new(loaded.clone(), &options).with_context(|| format!("model `{}`", plan.role))?;
+            model.set_cancel(cancel.clone());
+            if counted.iter().all(|other| !other.shares_weights(&loaded)) {
+                counted.push(loaded);
+            }
+            codecs.insert(plan.role.clone(), codec.clone());
+            models.push(RoleModel { role: plan.role.clone(), model: Box::new(model), codec });
+        }
+        let rules = rules(&artifact)?;
+        let engine = Arc::new(Engine::new(artifact.plan, tuned, rules)?);
+        let session = Session::new(engine.clone(), models, bindings);
+        let weight_bytes = counted.iter().map(|l| l.weight_bytes()).sum();
+        Ok(Ready { engine, session, weight_bytes, codecs })
+    }
+
+    /// The file of a model, opened when it is not.
+    fn file(&mut self, plan: &ModelPlan, say: &mut dyn FnMut(&str)) -> Result<&mut File> {
+        let role = || format!("model `{}`", plan.role);
+        let file = match self.files.entry(plan.path.clone()) {
+            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(place) => {
                 say(&format!("load {} ({})", plan.role, plan.path));
-                let gguf = Arc::new(Gguf::open(Path::new(&plan.path))?);
-                let identity = gguf.model()?.identity;
-                if identity != plan.model.identity {
-                    return Err(anyhow!(
-                        "model `{}`: {} changed since the plan was made; compile the source again",
-                        plan.role,
-                        plan.path
-                    ));
-                }
+                let gguf = match self.opened.remove(&plan.path) {
+                    Some(open) => open,
+                    None => Arc::new(Gguf::open(Path::new(&plan.path)).with_context(role)?),
+                };
+                let identity = gguf.model().with_context(role)?.identity;
                 let codec = Arc::new(Codec::from_gguf(&gguf)?);
-                files.insert(plan.path.clone(), (gguf.clone(), codec.clone()));
-                (gguf, codec)
+                place.insert(File { gguf, codec, identity, loaded: Vec::new() })
             }
         };
-        let same = shared.iter().find(|(other, _)| {
-            let path = artifact.plan.models[*other].as_ref().map(|m| &m.path);
-            path == Some(&plan.path) && artifact.programs[*other].as_ref() == Some(program)
-        });
+        crate::artifact::same_model(&plan.role, &plan.path, &file.identity, &plan.model.identity)?;
+        Ok(file)
+    }
+}
+
+impl File {
+    /// A program of the file's model, on resident weights that are there if it wants these.
+    fn loaded(&mut self, plan: &ModelPlan, program: &Program, code: &Code) -> Result<Arc<Loaded>> {
         let threads = plan.schedule.threads as usize;
-        let loaded = match same {
-            Some((_, loaded)) => loaded.clone(),
-            None => {
-                let loaded = Loaded::load(gguf, &plan.model, program, &artifact.code[role], threads)
-                    .with_context(|| format!("model `{}`", plan.role))?;
-                weight_bytes += loaded.weight_bytes();
-                shared.push((role, loaded.clone()));
+        let mut found = None;
+        for at in 0..self.loaded.len() {
+            if let Some(loaded) = self.loaded[at].with_program(program, code)? {
+                found = Some((at, loaded));
+                break;
+            }
+        }
+        let loaded = match found {
+            Some((at, loaded)) => {
+                self.loaded.remove(at);
                 loaded
             }
+            None => Loaded::load(self.gguf.clone(), &plan.model, program, code, threads)?,
         };
-        let kv_pages = u32::try_from(plan.kv_pages).unwrap_or(u32::MAX);
-        let options = Options { threads, kv_pages };
-        let mut model = LocalModel::new(loaded, &options).with_context(|| format!("model `{}`", plan.role))?;
-        model.set_cancel(cancel.clone());
-        codecs.insert(plan.role.clone(), codec.clone());
-        models.push(RoleModel { role: plan.role.clone(), model: Box::new(model), codec });
+        if self.loaded.len() >= LAYOUTS {
+            self.loaded.remove(0);
+        }
+        self.loaded.push(loaded.clone());
+        Ok(loaded)
     }
-    let rules = rules(&artifact)?;
-    let engine = Arc::new(Engine::new(artifact.plan, tuned, rules)?);
-    let session = Session::new(engine.clone(), models, bindings);
-    Ok(Ready { engine, session, weight_bytes, codecs })
 }
 
 fn rules(artifact: &Artifact) -> Result<Option<Arc<dyn TokenRules>>> {

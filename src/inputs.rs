@@ -79,10 +79,10 @@ pub fn check(path: &Path) -> Result<Checked> {
 /// The same for a text that is already read.
 #[must_use]
 pub fn check_text(name: &str, text: String, folder: &Path) -> Checked {
-    let (file, mut diagnostics) = dsl::parse(&text, 0);
+    let (file, syntax) = dsl::parse(&text, 0);
     let loader = |path: &str| -> Option<String> { beside(folder, path) };
     let (program, found) = dsl::check::check(name, &text, &file, &loader);
-    diagnostics.extend(found);
+    let mut diagnostics = dsl::messages(syntax, found);
     diagnostics.sort_by_key(|d| (d.span, d.severity, d.code));
     let sources = Sources(program.sources.iter().map(|s| (s.path.clone(), s.text.clone())).collect());
     Checked { file, program, diagnostics, sources }

@@ -24,8 +24,8 @@ pub struct Wishes {
     pub backend: Option<Backend>,
     /// Instruction set not to exceed.
     pub isa: Option<Isa>,
-    /// Arithmetic class.
-    pub numerics: Numerics,
+    /// Arithmetic class of all models; `None`: the planner decides, within what the strategy allows.
+    pub numerics: Option<Numerics>,
     /// Lossy choices to take instead of the planner's.
     pub forced: Forced,
     /// Use the kernel cache.
@@ -43,8 +43,8 @@ pub struct Machine {
     pub backend: Backend,
     /// Kernel cache, if it may be used.
     pub cache: Option<Cache>,
-    /// Arithmetic class.
-    pub numerics: Numerics,
+    /// Arithmetic class of all models; `None`: the planner decides, within what the strategy allows.
+    pub numerics: Option<Numerics>,
     /// Lossy choices to take instead of the planner's.
     pub forced: Forced,
     /// What the person should know.

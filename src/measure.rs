@@ -428,7 +428,7 @@ mod tests {
         std::fs::write(&path, gguf(shape)).expect("written");
         let target = ir::target::builtin("reference").expect("built in");
         let target = Target { isa: runtime::device::probe::probe().isa, ..target };
-        let (numerics, forced, backend) = (Numerics::Int8, Forced::default(), crate::default_backend());
+        let (numerics, forced, backend) = (Some(Numerics::Int8), Forced::default(), crate::default_backend());
         let machine = Machine { target, threads: 1, backend, cache: None, numerics, forced, warnings: Vec::new() };
         let (mut model, _) = load(&path, &machine, 1).expect("a model");
         for (case, tokens) in [

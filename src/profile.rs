@@ -19,7 +19,6 @@ use crate::machine::{Machine, host_name, usable};
 use crate::synthetic::Random;
 use anyhow::Result;
 use codegen::Backend;
-use ir::schedule::Numerics;
 use ir::target::{Bandwidth, Target};
 use optimizer::lossy::Forced;
 use runtime::device::cpu::{Function, Launch, Team};
@@ -82,9 +81,9 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut d
     let mut reads = Reads::new(threads as usize);
     reads.pass();
     target.start = process_start();
-    let (numerics, forced, warnings) = (Numerics::Int8, Forced::default(), Vec::new());
+    let (numerics, forced, warnings) = (None, Forced::default(), Vec::new());
     let mut machine = Machine { target, threads, backend, cache, numerics, forced, warnings };
-    let subjects = subjects();
+    let subjects = subjects(machine.target.isa.amx_int8);
     let mut ledger = Ledger::default();
     for pass in 1..=PASSES {
         for (index, subject) in subjects.iter().enumerate() {
@@ -115,7 +114,7 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut d
     target.isa = host.isa;
     target.kernels = kernels;
     // The peak prices classes that a plan may take unasked: int8 per channel, through tiles above all, is far above them.
-    let stored = |class: &str| class.starts_with("linear") && class != "linear.int8_channel";
+    let stored = |class: &str| class.starts_with("linear") && !class.starts_with("linear.int8_channel");
     let linear = target.kernels.iter().filter(|k| stored(&k.class));
     if let Some(best) = linear.map(|k| k.all_threads).reduce(f64::max) {
         target.flops = 2.0 * best;

@@ -19,7 +19,7 @@ pub mod lower;
 pub mod parse;
 
 pub use bounds::{BoundsRow, bounds};
-pub use check::check;
+pub use check::{check, messages};
 pub use format::format;
 pub use library::{std_files, std_source};
 pub use lower::{lower, tests};

@@ -92,9 +92,9 @@ fn annotation(d: &Diagnostic, source: &str) -> (usize, String) {
 
 /// Parses, checks and (for some stages) lowers.
 fn run(main: &str, files: &BTreeMap<String, String>, lower: bool) -> (Program, Vec<Diagnostic>) {
-    let (file, mut all) = dsl::parse(main, 0);
+    let (file, syntax) = dsl::parse(main, 0);
     let (program, more) = dsl::check("main.infer", main, &file, &|path| files.get(path).cloned());
-    all.extend(more);
+    let mut all = dsl::messages(syntax, more);
     if lower && !all.iter().any(|d| d.severity == Severity::Error) {
         for strategy in program.strategies() {
             match dsl::lower(&program, &strategy.name) {

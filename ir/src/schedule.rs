@@ -13,7 +13,7 @@ pub enum Numerics {
     F32,
     /// The layers' matrices rounded once more, to int8 with one f32 scale per output channel; activations rounded to int8
     /// with one f32 scale per block of features, mixed before ([`crate::tensor::CHANNEL_BLOCKS`]). The output matrix stays as
-    /// stored. Lossy beyond what the file is: only where the caller asks for it.
+    /// stored. Lossy beyond what the file is: only where the strategy allows it or the caller asks for it.
     Int8Channel,
 }
 

@@ -39,7 +39,8 @@ pub struct Bandwidth {
 /// Rate of a kernel class, measured or derived.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelRate {
-    /// Class: `linear.<format>` and `head.<format>` (work: multiply-adds); `attend` over 16-bit keys and `attend.int8`
+    /// Class: `linear.<format>` and `head.<format>` (work: multiply-adds), where the formats `int8_channel` and
+    /// `int8_channel_tiles` are int8 per channel by blocks of rows and through tiles; `attend` over 16-bit keys and `attend.int8`
     /// (work: key × query-head pairs at head dimension 64; rows are query heads that read a key together); `choose`, the
     /// choice of pages (work: bounds of a page for one KV head at head dimension 64; rows are pages of the sequence).
     pub class: String,

@@ -1,5 +1,6 @@
 //! From where on one way of doing the same becomes the faster one: int8 keys before 16-bit ones, a part of the pages before
-//! all, a shared prompt attended together before branch by branch, more rows in a block.
+//! all, a shared prompt attended together before branch by branch, more rows in a block, int8 per channel before weights as
+//! stored, tiles before blocks.
 //!
 //! Takes a model on its target, returns for each pair of ways the point from which the second stays the faster one as far
 //! as the model's context goes, by the cost model that decides. It allows nothing and chooses nothing.
@@ -16,6 +17,8 @@ const BUDGETS: [u32; 4] = [16, 32, 64, 128];
 const PROMPTS: [u32; 2] = [512, 2048];
 /// Branches and rows that are looked at.
 const MOST_ROWS: u32 = 64;
+/// Rows of a step that the arithmetic classes are compared at: up to a whole step of a prompt.
+const CLASS_ROWS: u32 = 512;
 
 /// A point from which one way is faster than another.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,7 +70,28 @@ pub fn crossovers(roofline: &Roofline<'_>, numerics: Numerics) -> Vec<Crossover>
         all.extend(crossover(names, "branches", &branches, &apart, &together));
     }
     all.extend(block(roofline, numerics));
+    let rows: Vec<u32> = (1..=CLASS_ROWS).collect();
+    let step = |class| {
+        let roofline = roofline.with_numerics(class);
+        move |rows: u32| {
+            let part = Part { count: 1.0, rows: f64::from(rows), keys: 0.0, shared: 0.0, together: false };
+            roofline.step(&[part], 0.0).seconds()
+        }
+    };
+    let (stored, channel) = (step(Numerics::Int8), step(Numerics::Int8Channel));
+    all.extend(crossover(("int8 per channel", "weights as stored"), "rows of a step", &rows, &stored, &channel));
+    all.extend(tiles(roofline));
     all
+}
+
+/// The rows from which products of int8 per channel go through tiles, where tiles were measured.
+fn tiles(roofline: &Roofline<'_>) -> Option<Crossover> {
+    const MOST: u32 = 16;
+    let channel = roofline.with_numerics(Numerics::Int8Channel);
+    let gain = channel.tile_gain(f64::from(MOST)).filter(|_| roofline.target().isa.amx_int8)?;
+    let from = Some(channel.tile_from()).filter(|rows| *rows > 0);
+    let (faster, than) = ("int8 per channel in tiles".to_owned(), "in blocks of rows".to_owned());
+    Some(Crossover { faster, than, unit: "rows of a step", from, most: MOST, gain })
 }
 
 /// The rows from which the planner takes the row block that it takes for many.
@@ -166,5 +190,38 @@ mod tests {
         assert!(pages(&fast) < pages(&slow), "{} {}", pages(&fast), pages(&slow));
         let apart = from(&fast, "prompt of 512").expect("keys read together are faster");
         assert!(apart <= 8, "{apart}");
+    }
+
+    #[test]
+    fn the_class_int8_per_channel_pays_from_some_rows_on() {
+        let model = ir::model::known("smollm2-135m").expect("a row of the table");
+        let mut target = target(1.0, 1e6);
+        let mut rate = |class: &str, rows, rate: f64| {
+            let (one_thread, all_threads) = (rate, 2.0 * rate);
+            let class = class.to_owned();
+            target.kernels.push(KernelRate { class, rows, bytes: 1e8, one_thread, all_threads, spread: 0.0 });
+        };
+        for (rows, stored, channel) in [(1, 2e10, 1e10), (16, 5e10, 4e10), (64, 5e10, 8e10)] {
+            rate("linear.f16", rows, stored);
+            rate("linear.int8_channel", rows, channel);
+        }
+        rate("linear.int8_channel_tiles", 16, 9e10);
+        rate("linear.int8_channel_tiles", 128, 9e10);
+        let of = |target: &Target, faster: &str| {
+            let all = crossovers(&Roofline::new(&model, target), Numerics::Int8);
+            all.into_iter().find(|c| c.faster.starts_with(faster))
+        };
+        // 16 rows take 0.32 and 0.4, 64 rows 1.28 and 0.8: they are equal at 22.9.
+        let blocks = of(&target, "int8 per channel").expect("it is looked at");
+        assert_eq!((blocks.from, blocks.most), (Some(23), 512));
+        assert!((1.5..1.6).contains(&blocks.gain), "attention takes as long: {}", blocks.gain);
+        assert_eq!(of(&target, "int8 per channel in tiles"), None, "there are no tiles here");
+        // A tile takes 0.178, as blocks take for 4.9 rows.
+        target.isa.amx_int8 = true;
+        let tiles = of(&target, "int8 per channel in tiles").expect("they were measured");
+        assert_eq!((tiles.from, tiles.most), (Some(5), 16));
+        assert!((tiles.gain - 2.25).abs() < 1e-9, "{}", tiles.gain);
+        let through = of(&target, "int8 per channel").expect("it is looked at").from.expect("it pays");
+        assert!(through < 23, "{through}");
     }
 }

@@ -1,7 +1,7 @@
 //! Lossy alternatives of a model's cache and attention: which of them a strategy allows, and which of those is cheapest.
 //!
 //! Takes a strategy's allowances, the model on its target and a typical step; returns how keys and values are kept and
-//! which pages are attended to, with the decisions. Nothing lossy is ever chosen without an allowance, whatever it saves;
+//! which pages are attended to, with the decisions; [`crate::classes`] decides on the arithmetic by whole plans. Nothing lossy is ever chosen without an allowance, whatever it saves;
 //! among what is allowed only the price decides, and of equal prices the exact alternative wins.
 
 use crate::physical::Demand;
@@ -47,6 +47,8 @@ pub(crate) struct Allowed {
     int8: bool,
     /// Loss that attention to a part of the context may cause, as [`MEASURED`] has it.
     sparse: Option<f64>,
+    /// The layers' weights may be rounded to int8 with one scale per output channel.
+    pub(crate) weights: bool,
 }
 
 impl Allowed {
@@ -54,7 +56,7 @@ impl Allowed {
     pub(crate) fn of(allow: &[Allow]) -> Self {
         let find = |name: &str| allow.iter().find(|a| a.name == name).map(|a| a.value.as_str());
         let sparse = find("sparse_attention").and_then(|v| v.parse().ok()).filter(|x: &f64| *x > 0.0);
-        Self { int8: find("kv_quant").is_some(), sparse }
+        Self { int8: find("kv_quant").is_some(), sparse, weights: find("weight_quant").is_some() }
     }
 
     /// What the caller insists on, when the strategy allows it.

@@ -35,10 +35,7 @@ const STREAM_SECONDS: f64 = 0.3e-6;
 /// Seconds to fold one more partial state of attention, per row and layer.
 const FOLD_SECONDS: f64 = 20e-9;
 /// Bytes ahead in a stream of weights that blocks of several rows ask for: a few microseconds of their arithmetic.
-const PREFETCH: u32 = 4096;
-/// Rows from which a tile of 16 rows is faster than blocks of rows, where there is AMX: an estimate, from a machine on which
-/// blocks were faster up to 8 rows and tiles from about 10.
-const TILE_FROM: u32 = 10;
+const PREFETCH: u32 = 8192;
 /// Prompt rows of a step at most.
 const MAX_ROWS: u32 = 512;
 
@@ -56,7 +53,7 @@ pub(crate) fn schedule(
         isa: target.isa,
         threads: 1,
         row_block: 1,
-        tile_from: if target.isa.amx_int8 && numerics == Numerics::Int8Channel { TILE_FROM } else { 0 },
+        tile_from: 0,
         attend_rows: attend_rows(model, target),
         max_rows: MAX_ROWS,
         max_head_rows: 64,
@@ -72,6 +69,7 @@ pub(crate) fn schedule(
     schedule.threads = chosen;
     decisions.extend(threads);
     let roofline = &roofline.with_threads(chosen);
+    schedule.tile_from = roofline.tile_from();
     let (kv, attention, lossy) = lossy::choose(roofline, allowed, forced, demand);
     (schedule.kv, schedule.attention) = (kv, attention);
     decisions.extend(lossy);
@@ -161,11 +159,14 @@ fn stored_as_floats(model: &Model) -> bool {
 fn prologue(roofline: &Roofline<'_>, threads: f64, demand: Demand) -> (Prologue, Decision) {
     let (model, target) = (roofline.model(), roofline.target());
     let features = f64::from(3 * model.hidden + model.ffn) * f64::from(model.layers);
-    let repeated = demand.branches * (1.0 - 1.0 / threads) * features * PROLOGUE_SECONDS;
-    let barriers = 4.0 * f64::from(model.layers) * target.launch;
+    let barrier = 4.0 * f64::from(model.layers) * target.launch;
+    let rows = demand.branches.round().max(1.0);
+    let prompts = (demand.prompt / f64::from(MAX_ROWS)).ceil();
+    let spared = demand.tokens * spared_rows(rows, threads) + spared_rows(demand.prompt, threads);
+    let (repeated, barriers) = (spared * features * PROLOGUE_SECONDS, (demand.tokens + prompts) * barrier);
     let best = roofline.decode(demand.branches, demand.prompt, demand.tokens, false);
     let cost = best.cost(demand.branches * demand.tokens, 0.0, target);
-    let with = |extra: f64| Cost { seconds: best.seconds() + extra * demand.tokens, ..cost };
+    let with = |extra: f64| Cost { seconds: best.seconds() + extra, ..cost };
     let mut options = vec![
         ("fused into their consumers".to_owned(), with(repeated)),
         ("kernels of their own".to_owned(), with(barriers)),
@@ -174,9 +175,19 @@ fn prologue(roofline: &Roofline<'_>, threads: f64, demand: Demand) -> (Prologue,
     if !fused {
         options.swap(0, 1);
     }
-    let reason =
-        format!("{:.1} µs of repeated work against {:.1} µs of barriers per step", repeated * 1e6, barriers * 1e6);
+    let reason = format!(
+        "{:.1} µs of repeated work against {:.1} µs of barriers in a prefill and {:.0} steps",
+        repeated * 1e6,
+        barriers * 1e6,
+        demand.tokens
+    );
     (if fused { Prologue::Fused } else { Prologue::Split }, decision("prologues", options, reason))
+}
+
+/// Rows of a step that the slowest thread is spared when the threads share its rows instead of each doing all of them: of a
+/// single row none, because the others wait for the one that does it.
+fn spared_rows(rows: f64, threads: f64) -> f64 {
+    rows - (rows / threads).ceil()
 }
 
 /// The resident layout of weights: seconds and bytes that decode streams.
@@ -189,10 +200,14 @@ fn weights(roofline: &Roofline<'_>, interleave: bool, numerics: Numerics, demand
     };
     let stored = roofline.weight_bytes();
     if numerics == Numerics::Int8Channel {
-        // Asked for, so there is nothing that it was chosen over.
+        // What it was chosen over is another class, and that is decided by whole plans.
         let layout = if interleave { "gate and up interleaved" } else { "gate and up apart" };
         let chosen = (format!("int8 per output channel, {layout}"), stream(stored, 0.0));
-        return decision("weights", vec![chosen], "asked for: weights rounded once more".to_owned());
+        return decision(
+            "weights",
+            vec![chosen],
+            "the class int8-channel keeps one scale per output channel, 8 bits a weight".to_owned(),
+        );
     }
     #[allow(clippy::cast_precision_loss, reason = "parameters are far below 2^53")]
     let wide = (4.0 * model.parameters as f64).max(stored);
@@ -245,4 +260,47 @@ pub fn prefix_step(roofline: &Roofline<'_>, branches: f64, prompt: f64, keys: f6
 pub(crate) fn copies(roofline: &Roofline<'_>, branches: f64, prompt: f64) -> Time {
     let bytes = 2.0 * (branches - 1.0).max(0.0) * prompt * roofline.kv_bytes_per_token();
     Time { attend: bytes / roofline.target().bandwidth, kv_bytes: bytes, memory_bound: 1.0, ..Time::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ir::{model::known, target::builtin};
+
+    fn chosen(hidden: u32, ffn: u32, threads: f64, demand: Demand) -> Prologue {
+        let mut model = known("smollm2-135m").expect("a row of the table");
+        (model.hidden, model.ffn) = (hidden, ffn);
+        let mut target = builtin("reference").expect("a built-in profile");
+        target.launch = 80e-9;
+        prologue(&Roofline::new(&model, &target), threads, demand).0
+    }
+
+    #[test]
+    fn threads_spare_each_other_rows_and_never_the_only_one() {
+        assert_eq!([1.0, 2.0, 3.0, 8.0].map(|rows| spared_rows(rows, 2.0)), [0.0, 1.0, 1.0, 4.0]);
+        assert_eq!([1.0, 2.0, 3.0, 8.0].map(|rows| spared_rows(rows, 4.0)), [0.0, 1.0, 2.0, 6.0]);
+        assert_eq!([1.0, 8.0].map(|rows| spared_rows(rows, 1.0)), [0.0, 0.0]);
+    }
+
+    /// However wide the model: one row is one row for every thread, and a barrier comes on top.
+    #[test]
+    fn a_single_sequence_behind_a_short_prompt_needs_no_barrier() {
+        let one = Demand { branches: 1.0, prompt: 1.0, tokens: 128.0 };
+        for (hidden, ffn) in [(576, 1536), (896, 4864), (4096, 14336)] {
+            for threads in [1.0, 2.0, 16.0] {
+                assert_eq!(chosen(hidden, ffn, threads, one), Prologue::Fused, "{hidden} on {threads}");
+                // Many rows are shared, on more than one thread.
+                let many = if threads > 1.0 { Prologue::Split } else { Prologue::Fused };
+                assert_eq!(
+                    chosen(hidden, ffn, threads, Demand { branches: 32.0, ..one }),
+                    many,
+                    "{hidden} on {threads}"
+                );
+            }
+        }
+        // A long prompt of many rows and a short answer: what its prefill saves counts too.
+        let long = Demand { prompt: 2048.0, tokens: 16.0, ..one };
+        assert_eq!(chosen(896, 4864, 2.0, long), Prologue::Split);
+        assert_eq!(chosen(896, 4864, 2.0, Demand { prompt: 16.0, tokens: 512.0, ..one }), Prologue::Fused);
+    }
 }

@@ -1,5 +1,6 @@
 //! The planner: strategy, models, target and assumptions in, plan out. The pipeline is [`optimize`], top to bottom.
 
+use crate::classes;
 use crate::extract::{self, Point};
 use crate::facts::{self, Facts, Kind};
 use crate::language::{self, Term};
@@ -33,8 +34,8 @@ pub struct Options {
     pub values: BTreeMap<String, f64>,
     /// Threads of the team.
     pub threads: u32,
-    /// Arithmetic class.
-    pub numerics: Numerics,
+    /// Arithmetic class of all models; `None`: as stored, or what the strategy allows where that is cheaper.
+    pub numerics: Option<Numerics>,
     /// Keep the seed plan: no rewrites, every site as written. For comparing.
     pub naive: bool,
     /// Lossy choices to take instead of the planner's own, where the strategy allows them.
@@ -87,14 +88,17 @@ pub fn optimize(
     options: &Options,
 ) -> Result<Plan, PlanError> {
     let facts = facts::of(strategy, &options.values);
-    let mut world = World::new(strategy, &facts, models, target, options)?;
     let seed = language::encode(&facts);
     let (egraph, root) = saturate(&seed, &facts, options.naive);
-    let points = choose(&egraph, root, &facts, &mut world, options.naive);
-    match points.first() {
-        Some(best) => Ok(world.plan(&egraph, best, &points)),
-        None => Err(world.too_large(&egraph, root)),
-    }
+    let in_classes = |classes: &[Numerics]| {
+        let mut world = World::new(strategy, &facts, models, target, options, classes)?;
+        let points = choose(&egraph, root, &facts, &mut world, options.naive);
+        match points.first() {
+            Some(best) => Ok(world.plan(&egraph, best, &points)),
+            None => Err(world.too_large(&egraph, root)),
+        }
+    };
+    classes::choose(strategy, models, target, options, &in_classes)
 }
 
 /// The points of the best plan, cheapest first, with the placement of each site's shared prompt chosen in `world`:

@@ -15,6 +15,7 @@ use crate::rules;
 use egg::{EGraph, Id};
 use ir::plan::{Decision, ModelPlan, PrefixMode};
 use ir::program::{CHUNK, PAGE};
+use ir::schedule::Numerics;
 use ir::strategy::{RoleKind, Strategy};
 use ir::target::Target;
 use std::cell::RefCell;
@@ -84,12 +85,14 @@ pub(crate) struct World<'a> {
     reason = "counts of tokens, pages and bytes are far below 2^53"
 )]
 impl<'a> World<'a> {
+    /// The world in which the model of role `i` computes in class `classes[i]`.
     pub(crate) fn new(
         strategy: &'a Strategy,
         facts: &'a Facts,
         models: &'a [Option<RoleModel>],
         target: &'a Target,
         options: &'a Options,
+        classes: &[Numerics],
     ) -> Result<Self, PlanError> {
         let mut world = Self {
             strategy,
@@ -116,11 +119,12 @@ impl<'a> World<'a> {
                 world.rooflines.push(None);
                 continue;
             };
-            let roofline = Roofline::new(&bound.model, target).with_numerics(options.numerics);
+            let class = classes.get(i).copied().unwrap_or(Numerics::Int8);
+            let roofline = Roofline::new(&bound.model, target).with_numerics(class);
             let demand = world.demand(i as u32);
             let lossy = (allowed, &options.forced);
             let (schedule, decisions) =
-                physical::schedule(&role.name, &roofline, options.threads.max(1), options.numerics, demand, lossy);
+                physical::schedule(&role.name, &roofline, options.threads.max(1), class, demand, lossy);
             world.decisions.extend(decisions);
             let weight_bytes = roofline.weight_bytes() as u64;
             world.memory -= weight_bytes as f64;

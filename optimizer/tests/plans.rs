@@ -236,7 +236,7 @@ fn tiles_are_for_int8_per_channel_on_machines_that_have_them() {
     let plan_of = |amx_int8: bool, numerics: Numerics| {
         let mut target = ir::target::builtin("cpu-avx512").expect("a built-in profile");
         target.isa.amx_int8 = amx_int8;
-        lawful(&strategy(EARLY), &target, &Options { numerics, ..options() })
+        lawful(&strategy(EARLY), &target, &Options { numerics: Some(numerics), ..options() })
     };
     for (amx_int8, numerics) in [true, false].into_iter().flat_map(|a| Numerics::ALL.map(|n| (a, n))) {
         let plan = plan_of(amx_int8, numerics);

@@ -50,7 +50,7 @@ pub struct Loaded {
     model: Model,
     program: Program,
     functions: Vec<Function>,
-    weights: Region,
+    weights: Arc<Region>,
     offsets: Vec<u64>,
     embedding: DType,
     factors: Option<Vec<f32>>,
@@ -105,12 +105,42 @@ impl Loaded {
             model,
             program,
             functions,
-            weights: memory,
+            weights: Arc::new(memory),
             offsets,
             embedding,
             factors,
             repack_seconds,
         }))
+    }
+
+    /// Another program of the same model on these resident weights; `None` when it wants other ones.
+    ///
+    /// # Errors
+    /// As [`Loaded::load`], but for weights and memory.
+    pub fn with_program(&self, program: &Program, code: &Code) -> Result<Option<Arc<Self>>> {
+        if program.weights != self.program.weights {
+            return Ok(None);
+        }
+        check::check(&self.model, program)?;
+        let image = Image::load(code)?;
+        let functions = program.kernels.iter().map(|k| image.function(&k.name)).collect::<Result<Vec<_>>>()?;
+        Ok(Some(Arc::new(Self {
+            gguf: self.gguf.clone(),
+            model: self.model.clone(),
+            program: program.clone(),
+            functions,
+            weights: self.weights.clone(),
+            offsets: self.offsets.clone(),
+            embedding: self.embedding,
+            factors: self.factors.clone(),
+            repack_seconds: 0.0,
+        })))
+    }
+
+    /// Whether both read the same resident weights, not equal ones.
+    #[must_use]
+    pub fn shares_weights(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.weights, &other.weights)
     }
 
     /// Bytes of resident weights.
@@ -237,6 +267,7 @@ struct Piece {
     append: usize,
     start: usize,
     rows: usize,
+    together: bool,
 }
 
 impl LocalModel {
@@ -381,7 +412,7 @@ impl LocalModel {
     /// Makes room for all tokens and runs them. On failure every sequence is as long as before; its keys are the same too,
     /// unless changes of pages themselves failed (the team was lost): then what a last page held that was shared may be
     /// missing from the copies that were being made of it.
-    fn advance(&mut self, appends: &[Append<'_>], out: &mut Out<'_>) -> Result<()> {
+    fn advance(&mut self, appends: &[Append<'_>], modes: &[PrefixMode], out: &mut Out<'_>) -> Result<()> {
         self.check_appends(appends)?;
         let start = Instant::now();
         let lens: Vec<usize> = appends.iter().map(|a| self.pool.len(a.seq)).collect();
@@ -390,7 +421,7 @@ impl LocalModel {
         self.pool.extend(&asks, &mut edits)?;
         let ready = self.edit_pages(&edits);
         self.metrics.prepare_seconds += start.elapsed().as_secs_f64();
-        let outcome = ready.and_then(|()| self.run(appends, &lens, out));
+        let outcome = ready.and_then(|()| self.run(appends, modes, &lens, out));
         if outcome.is_err() {
             for (a, len) in appends.iter().zip(&lens) {
                 self.pool.truncate(a.seq, *len)?;
@@ -426,15 +457,18 @@ impl LocalModel {
         Ok(())
     }
 
-    /// Runs all appended tokens, cut into steps of at most `max_rows` rows.
-    fn run(&mut self, appends: &[Append<'_>], lens: &[usize], out: &mut Out<'_>) -> Result<()> {
+    /// Runs all appended tokens, cut into steps of at most `max_rows` rows. `modes` may be shorter than the appends: the
+    /// others follow the model's mode.
+    fn run(&mut self, appends: &[Append<'_>], modes: &[PrefixMode], lens: &[usize], out: &mut Out<'_>) -> Result<()> {
+        let together = |append: usize| *modes.get(append).unwrap_or(&self.prefix) == PrefixMode::Cascade;
+        let together: Vec<bool> = (0..appends.len()).map(together).collect();
         let mut pieces = Vec::new();
         let mut room = self.info.max_rows;
         for (append, a) in appends.iter().enumerate() {
             let mut start = 0;
             while start < a.tokens.len() {
                 let rows = room.min(a.tokens.len() - start);
-                pieces.push(Piece { append, start, rows });
+                pieces.push(Piece { append, start, rows, together: together[append] });
                 (start, room) = (start + rows, room - rows);
                 if room == 0 {
                     self.part(appends, lens, &pieces, out)?;
@@ -459,10 +493,11 @@ impl LocalModel {
                 first: lens[p.append] + p.start,
                 rows: p.rows,
                 decoded: appends[p.append].tokens.len() == 1,
+                together: p.together,
             })
             .collect();
         let end = runs.iter().map(|r| r.first + r.rows).max().unwrap_or(0);
-        self.work.plan(&runs, self.prefix, &self.limits);
+        self.work.plan(&runs, &self.limits);
         self.extend_rope(end);
         self.fill_tables();
         self.embed(appends, pieces)?;
@@ -701,7 +736,20 @@ impl LanguageModel for LocalModel {
             sink(append, token, row);
             None
         };
-        self.advance(appends, &mut Out { look: &mut look, choices: Vec::new() })
+        self.advance(appends, &[], &mut Out { look: &mut look, choices: Vec::new() })
+    }
+
+    fn step_placed(
+        &mut self,
+        appends: &[Append<'_>],
+        modes: &[PrefixMode],
+        sink: &mut dyn FnMut(usize, usize, Row<'_>),
+    ) -> Result<()> {
+        let mut look = |append, token, row: Row<'_>| {
+            sink(append, token, row);
+            None
+        };
+        self.advance(appends, modes, &mut Out { look: &mut look, choices: Vec::new() })
     }
 
     fn choose(&mut self, rows: &[Row<'_>], draws: &[(usize, Draw)]) -> Result<Vec<Option<Choice>>> {
@@ -720,7 +768,7 @@ impl LanguageModel for LocalModel {
             if token + 1 == lens[append] { look(append, row) } else { None }
         };
         let mut out = Out { look: &mut look, choices: vec![None; appends.len()] };
-        self.advance(appends, &mut out)?;
+        self.advance(appends, &[], &mut out)?;
         Ok(out.choices)
     }
 

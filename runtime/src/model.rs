@@ -133,6 +133,20 @@ pub trait LanguageModel: Send {
     /// When pages run out, a context is exceeded, or the step was cancelled. No sequence is changed then.
     fn step(&mut self, appends: &[Append<'_>], sink: &mut dyn FnMut(usize, usize, Row<'_>)) -> Result<(), Error>;
 
+    /// As [`LanguageModel::step`], for appends of callers that meet: `modes[i]` is how append `i` treats the keys of a shared
+    /// prompt, whatever mode is set. For speed only, the results are the same bits.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::step`].
+    fn step_placed(
+        &mut self,
+        appends: &[Append<'_>],
+        _modes: &[PrefixMode],
+        sink: &mut dyn FnMut(usize, usize, Row<'_>),
+    ) -> Result<(), Error> {
+        self.step(appends, sink)
+    }
+
     /// Chooses tokens from rows that outlived their step: one per draw, which names its row. `None` when the row is not
     /// sound or no allowed token is possible. The bits of a choice do not depend on what else is chosen.
     ///

@@ -563,3 +563,20 @@ fn parts_of_a_record_decode_together() {
     assert_eq!(ran.value().to_text(), "bb");
     assert!(ran.log.steps.lock().expect("no panic before").contains(&2));
 }
+
+/// Arms of one step keep their sites' placement of prompts, whichever arm came last.
+#[test]
+fn arms_that_meet_keep_their_placement() {
+    let mut b = Build::new();
+    let first = b.region(0, |b, _| Some(b.sample(Some(2), 3, |_, _| {})));
+    let second = b.region(0, |b, _| Some(b.sample(None, 3, |_, _| {})));
+    let both = b.op(Op::ParRecord(vec![("x".into(), first), ("y".into(), second)]));
+    let y = b.prim(Prim::Field("y".into()), &[both]);
+    let site = |prefix| SitePlan::Generate { waves: Vec::new(), prefix, bucket: 8, prefill_chunk: 8 };
+    let plan = b.plan(y, vec![site(PrefixMode::Cascade), site(PrefixMode::Copied)]);
+    let ran = run(plan, TableModel::new(saying(&[B; 9])), 1);
+    assert_eq!(ran.value().to_text(), "bbb");
+    let met = ran.log.met.lock().expect("no panic before").clone();
+    let [cascade, copied] = [PrefixMode::Cascade, PrefixMode::Copied];
+    assert_eq!(met, vec![vec![cascade, cascade, copied]; 2]);
+}

@@ -9,7 +9,7 @@ use inferc_runtime::forward::LocalModel;
 use inferc_runtime::model::{Append, LanguageModel, OwnedRow, Row, SeqId, Wanted};
 use inferc_runtime::sample::{Draw, Key, Sampling, margin, top_tokens, varentropy};
 use ir::plan::PrefixMode;
-use ir::schedule::{ModelSchedule, Prologue};
+use ir::schedule::{Attention, KvFormat, ModelSchedule, Prologue};
 use std::time::Instant;
 
 fn run(model: &mut LocalModel, appends: &[(SeqId, &[u32])]) {
@@ -66,6 +66,11 @@ fn speed() {
         row_block: number("SPEED_ROW_BLOCK", 8),
         attend_rows: number("SPEED_ATTEND_ROWS", 8),
         prefetch: number("SPEED_PREFETCH", 4096),
+        kv: if number("SPEED_INT8", 0) > 0 { KvFormat::Int8 } else { KvFormat::F16 },
+        attention: match number("SPEED_PAGES", 0) {
+            0 => Attention::Dense,
+            pages => Attention::sparse(pages),
+        },
         prologue: if number("SPEED_FUSED", 0) > 0 { Prologue::Fused } else { Prologue::Split },
         ..schedule()
     };

@@ -8,7 +8,7 @@ mod oracle;
 
 use codegen::Backend;
 use files_writer::{Writer, ggml_code};
-use forward_setup::{Kept, backend, compile, model, schedule, step};
+use forward_setup::{Kept, backend, compile, model, schedule, step, step_placed};
 use inferc_runtime::forward::{Loaded, LocalModel};
 use inferc_runtime::gguf::Gguf;
 use inferc_runtime::model::{Append, LanguageModel, OwnedRow, Row, SeqId, Wanted};
@@ -106,6 +106,8 @@ fn tiny(arch: &str) -> Gguf {
     Gguf::from_bytes("tiny", w.build()).expect("a model file")
 }
 
+const MODES: [PrefixMode; 3] = [PrefixMode::Cascade, PrefixMode::Shared, PrefixMode::Copied];
+
 fn load(arch: &str, backend: Backend) -> Arc<Loaded> {
     let schedule = ModelSchedule { max_rows: 48, max_head_rows: 5, attend_rows: 4, row_block: 4, ..schedule() };
     compile(tiny(arch), &schedule, backend)
@@ -132,7 +134,7 @@ fn random_histories(arch: &str, rounds: usize, seed: u32) {
     let mut held: Vec<(SeqId, Vec<u32>)> = Vec::new();
     let prefix = random.tokens(530);
     for round in 0..rounds {
-        busy.set_prefix_mode([PrefixMode::Cascade, PrefixMode::Shared, PrefixMode::Copied][random.below(3)]);
+        busy.set_prefix_mode(MODES[random.below(3)]);
         // A poisoned sequence comes, takes part in the step below and leaves dirty pages behind.
         let poisoned = (round % 2 == 0).then(|| busy.create().expect("a sequence"));
         if held.len() < 6 {
@@ -161,7 +163,10 @@ fn random_histories(arch: &str, rounds: usize, seed: u32) {
         if let Some(seq) = poisoned {
             appends.insert(place, (seq, &poison, Wanted::Last));
         }
-        let mut rows = step(&mut busy, &appends);
+        // Now and then every append has a mode of its own, as arms that meet have.
+        let own = random.below(2) * appends.len();
+        let modes: Vec<PrefixMode> = (0..own).map(|_| MODES[random.below(3)]).collect();
+        let mut rows = step_placed(&mut busy, &appends, &modes);
         if let Some(seq) = poisoned {
             let row = rows.remove(place);
             assert!(!row.stats[1].is_finite(), "the poisoned row is recognised: {:?}", row.stats);
@@ -279,7 +284,7 @@ fn sampled_generations_are_the_same_tokens_everywhere() {
         let loaded = load("llama", backend);
         for threads in [1, 2, 3] {
             let mut model = model(&loaded, threads, 400);
-            model.set_prefix_mode([PrefixMode::Cascade, PrefixMode::Shared, PrefixMode::Copied][threads % 3]);
+            model.set_prefix_mode(MODES[threads % 3]);
             let got = sampled(&mut model, &prompt, &sequences, 24, threads == 2);
             let expected = expected.get_or_insert_with(|| got.clone());
             assert_eq!(&got, expected, "{backend:?}, {threads} threads");
@@ -373,7 +378,7 @@ fn random_decodes(kv: KvFormat, attention: Attention, rounds: usize, seed: u32) 
     let prefix = random.tokens(300);
     let mut held: Vec<(SeqId, History)> = Vec::new();
     for round in 0..rounds {
-        busy.set_prefix_mode([PrefixMode::Cascade, PrefixMode::Shared, PrefixMode::Copied][random.below(3)]);
+        busy.set_prefix_mode(MODES[random.below(3)]);
         let poisoned = (round % 3 == 0).then(|| busy.create().expect("a sequence"));
         if held.len() < 5 {
             held.push(match random.below(held.len() + 1) {

@@ -78,8 +78,9 @@ what the machine itself allows.
 - **Numbers.** Median of the interleaved repeats ({repeats}), each side in a process of its own, the side that goes first alternating; the
   ratio is taken pair by pair, in brackets the least and the greatest.
 - **Roof.** Tokens per second if a step took only the longer of two times: reading its bytes once (the file's weights, keys and values),
-  or computing its products (matrices in int8, attention in f32). The rates were measured on the same CPUs just before each
-  row, with kernels of our own Kernel IR; see below."""
+  or computing its products (matrices in int8, attention in f32, over keys and values of int8 in int8); where a row attends to
+  a part of the context, what that part and its choice need. The rates were measured on the same CPUs just before each row,
+  with kernels of our own Kernel IR; see below."""
 
 
 def _doubts(good):

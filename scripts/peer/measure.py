@@ -215,8 +215,7 @@ def _measure_case(session, case, cases, progress):
         gen = next(iter(_ours(session, case).values())).tokens if case.kind == "decode" else DEFAULT_GEN
     if "peer" in session.sides:
         settings, tried = _choose_setting(session, case, cases, gen, retries, progress)
-    # What a lossy choice reads depends on the choice: the roof of the dense case is none for it.
-    rates = _measure_roofs(session, case, gen, progress) if "ours" in session.sides and not case.lossy else None
+    rates = _measure_roofs(session, case, gen, progress) if "ours" in session.sides else None
 
     ours, peers, disturbed = {}, {s: [] for s in settings}, 0
     for turn in range(session.repeats):

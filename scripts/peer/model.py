@@ -18,9 +18,9 @@ class ModelError(Exception):
 @dataclass(frozen=True)
 class ModelBytes:
     """`weights`: bytes that a decode step reads (the embedding table counts only where it is also the output matrix).
-    `kv_per_position`: bytes of keys and values per position with 16-bit elements. Products (multiply-adds): `layer_macs` of
-    all layers' matrices per token, `head_macs` of the output matrix per token whose logits are wanted, `attention_macs` of
-    one token with one cached position."""
+    `kv_per_position`: bytes of keys and values per position with 16-bit elements, `kv_vectors`: of how many vectors, in all
+    `layers`. Products (multiply-adds): `layer_macs` of all layers' matrices per token, `head_macs` of the output matrix per
+    token whose logits are wanted, `attention_macs` of one token with one cached position."""
 
     architecture: str
     weights: int
@@ -28,10 +28,12 @@ class ModelBytes:
     layer_macs: int
     head_macs: int
     attention_macs: int
+    layers: int
+    kv_vectors: int
 
-    def per_step(self, positions):
-        """Bytes of one decode step over `positions` cached positions, each byte read once."""
-        return self.weights + self.kv_per_position * positions
+    def kv_bytes(self, rounded):
+        """Bytes of keys and values per position: with 16-bit elements, or rounded to int8 with a 32-bit scale per vector."""
+        return self.kv_per_position / 2 + 4 * self.kv_vectors if rounded else self.kv_per_position
 
 
 class _Reader:
@@ -97,9 +99,10 @@ def read_model(path):
         data = -(-file.tell() // align) * align
         file.seek(0, 2)
         total = file.tell() - data
-    kv, attention = _attention(path, meta)
+    kv, attention, blocks, vectors = _attention(path, meta)
     layers, head = _macs(shapes)
-    return ModelBytes(meta.get("general.architecture", "unknown"), _weights(path, offsets, total), kv, layers, head, attention)
+    architecture = meta.get("general.architecture", "unknown")
+    return ModelBytes(architecture, _weights(path, offsets, total), kv, layers, head, attention, blocks, vectors)
 
 
 def _macs(shapes):
@@ -120,7 +123,7 @@ def _weights(path, offsets, total):
 
 
 def _attention(path, meta):
-    """Bytes of keys and values per position, and products of a token with it."""
+    """Bytes of keys and values per position, products of a token with it, layers, vectors per position."""
     arch = meta.get("general.architecture", "")
     try:
         layers = meta[f"{arch}.block_count"]
@@ -131,6 +134,6 @@ def _attention(path, meta):
         width = meta.get(f"{arch}.attention.key_length", head) + meta.get(f"{arch}.attention.value_length", head)
         kept = sum(kv_heads) if isinstance(kv_heads, tuple) else layers * kv_heads
         asked = sum(heads) if isinstance(heads, tuple) else layers * heads
-        return kept * width * 2, asked * width
+        return kept * width * 2, asked * width, layers, 2 * kept
     except (KeyError, TypeError, ZeroDivisionError, IndexError) as error:
         raise ModelError(f"{path}: the metadata lack the attention shape ({error})") from error

@@ -148,8 +148,11 @@ class Model(unittest.TestCase):
     def test_a_step_reads_the_table_only_when_it_is_the_output(self):
         self.assertEqual(self.read(gguf(tied=True)).weights, 768)
         self.assertEqual(self.read(gguf(tied=False)).weights, 768)
-        # 2 layers × 2 heads × (4 + 4) elements of two bytes.
-        self.assertEqual(self.read(gguf(tied=True)).per_step(10), 768 + 10 * 64)
+
+    def test_keys_and_values_of_a_position(self):
+        sizes = self.read(gguf(tied=True))
+        # 2 layers × 2 heads × (4 + 4) elements of two bytes; or of one, and 8 scales.
+        self.assertEqual((sizes.layers, sizes.kv_bytes(rounded=False), sizes.kv_bytes(rounded=True)), (2, 64, 32 + 8 * 4))
 
     def test_products_of_matrices_and_attention(self):
         for tied in (True, False):
@@ -183,7 +186,7 @@ class Machine(unittest.TestCase):
 
 
 class Roof(unittest.TestCase):
-    sizes = model.ModelBytes("llama", 1000, 10, 100, 50, 4)
+    sizes = model.ModelBytes("llama", 1000, 10, 100, 50, 4, 4, 1)
 
     def needs(self, text, gen=64):
         return roof.needs(self.sizes, cases.parse_case(text), gen)
@@ -204,6 +207,18 @@ class Roof(unittest.TestCase):
         self.assertEqual(self.needs("prefill:n=9"), {"rows": 9, "bytes": 1090, "int8_macs": 950, "f32_macs": 9 * 5 * 4})
         score = self.needs("score:n=2,prompt=8,len=3")
         self.assertEqual(score, {"rows": 6, "bytes": 1000 + 10 * 14, "int8_macs": 900, "f32_macs": 6 * 10 * 4})
+
+    def test_work_of_a_step_that_may_lose_something(self):
+        # 320 positions of 10 bytes; 5 and a scale of 4 when rounded, and then int8 products.
+        rounded = self.needs("decode:depth=320 kv=int8", 0)
+        self.assertEqual(rounded, {"rows": 1, "bytes": 1000 + 320 * 9, "int8_macs": 150 + 320 * 4, "f32_macs": 0})
+        # Two of four layers attend to everything, two to 4 pages of 16; there 20 summaries are read.
+        window = self.needs("decode:depth=320 attention=window:4", 0)
+        self.assertEqual(window, {"rows": 1, "bytes": 1000 + 192 * 10, "int8_macs": 150, "f32_macs": 192 * 4})
+        sparse = self.needs("decode:depth=320 kv=int8 attention=sparse:4:0.95", 0)
+        self.assertEqual(sparse, {"rows": 1, "bytes": 1000 + 192 * 9 + 10 * 10, "int8_macs": 150 + 192 * 4, "f32_macs": 10 * 2})
+        # A budget beyond the context is all of it.
+        self.assertEqual(self.needs("decode:depth=16 attention=window:9", 0), self.needs("decode:depth=16", 0))
 
     def test_the_longer_of_reading_and_arithmetic_binds(self):
         rates = {"read": [{"bytes": 1, "bytes_per_second": 1100.0}], "int8_macs_per_second": 300.0, "f32_macs_per_second": 400.0}

@@ -131,11 +131,11 @@ impl Binding {
                 vnni: matches!(level, IsaArg::Avx512Vnni | IsaArg::AmxInt8),
                 amx_int8: level == IsaArg::AmxInt8,
             }),
-            numerics: match self.numerics {
+            numerics: self.numerics.map(|class| match class {
                 NumericsArg::Int8 => Numerics::Int8,
                 NumericsArg::F32 => Numerics::F32,
                 NumericsArg::Int8Channel => Numerics::Int8Channel,
-            },
+            }),
             forced: Forced { kv: self.kv, attention: self.attention },
             cache,
         };
@@ -145,7 +145,7 @@ impl Binding {
 
 /// This machine with so many threads (`None`: all of them) as its own target; warnings said.
 pub(crate) fn here(threads: Option<u32>) -> Result<Machine> {
-    let (numerics, forced) = (Numerics::Int8, Forced::default());
+    let (numerics, forced) = (None, Forced::default());
     let wishes = Wishes { target: None, threads, backend: None, isa: None, numerics, forced, cache: true };
     let machine = announced(&wishes, None)?;
     machine.runs_here()?;

@@ -1,40 +1,95 @@
 //! `inferc bench --plans N`: what the planner's choice is worth. Runs the chosen plan and plans beside it on one input.
 //!
-//! All plans of a strategy give the same answer, so a plan that answers otherwise is a fault and ends the command. Rounds
-//! are interleaved; the fastest plans and the chosen one meet again in more rounds, because the best of many noisy
-//! medians is too good. Regret is time(chosen) / time(best).
+//! All plans of a strategy end in the same way, with the same answer or the same `fail`, so a plan that ends otherwise is
+//! a fault and ends the command. Rounds are interleaved. In the first, a plan that takes much longer than the fastest so
+//! far is stopped. The fastest plans and the chosen one meet again in more rounds, and only those decide, because the best
+//! of many noisy times is too good. Regret is time(chosen) / time(best). Every run computes its prompts anew; resident
+//! weights are shared by the plans that lay them out alike.
 
 use super::run::{cancel_on_interrupt, parameters};
 use super::{FAILED, OK, print, print_json, say};
 use crate::args::{BenchArgs, Format};
 use anyhow::{Context as _, Result, bail};
+use inferc::engine::{Ready, Shelf};
+use inferc::inputs;
 use inferc::prepare::Prepared;
-use inferc::{engine, inputs};
 use ir::artifact::Artifact;
 use ir::plan_text::seconds;
-use runtime::exec::{Event, Options, Watch};
+use runtime::exec::{Event, Options, RunError, Watch};
+use runtime::value::Value;
 use serde_json::json;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 /// Plans that meet the chosen one again.
 const FINALISTS: usize = 4;
+/// Rounds of the finalists for each round of all.
+const FINAL_ROUNDS: u32 = 3;
+/// A plan is stopped when its run has taken this many times the fastest so far …
+const STOP_AT: f64 = 1.5;
+/// … and so many seconds more: stopping short runs would save nothing, and noise would decide.
+const STOP_SLACK: f64 = 0.5;
+/// The first run of a loaded plan touches its memory for the first time and is not counted, unless it takes so many
+/// seconds that this is a small part of it.
+const WARM_UP: f64 = 1.0;
+
+/// How a run of the strategy ends.
+#[derive(Clone, Debug, PartialEq)]
+enum End {
+    /// With a value: its text, and the tokens of the returned sample.
+    Answer(String, Vec<u32>),
+    /// With `fail`: its text.
+    Failed(String),
+}
 
 /// A plan and its times.
 struct Entry {
     name: String,
     artifact: Artifact,
+    /// Of the rounds of all plans.
     seconds: Vec<f64>,
+    /// Of the finalists' rounds.
+    finals: Vec<f64>,
+    /// Seconds after which its first run was stopped.
+    stopped: Option<f64>,
+    /// Loaded, and whether it has run.
+    held: Option<(Ready, bool)>,
 }
 
 impl Entry {
+    /// Median of the rounds that count for it; for a stopped plan what it had taken, which is less than it takes.
     fn median(&self) -> f64 {
-        let mut sorted = self.seconds.clone();
+        let mut sorted = if self.finals.is_empty() { self.seconds.clone() } else { self.finals.clone() };
         sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::INFINITY)
+        sorted.get(sorted.len() / 2).copied().or(self.stopped).unwrap_or(f64::INFINITY)
     }
+
+    fn rounds(&self) -> usize {
+        if self.finals.is_empty() { self.seconds.len() } else { self.finals.len() }
+    }
+}
+
+/// What a run came to.
+enum Ran {
+    /// It ended after so many seconds.
+    Whole(f64),
+    /// It was stopped after so many seconds.
+    Stopped(f64),
+    /// The person stopped it.
+    Interrupted,
+}
+
+/// What all plans have in common.
+struct Bench<'a> {
+    args: &'a BenchArgs,
+    prepared: Prepared,
+    words: Vec<(String, String)>,
+    cancel: Arc<AtomicBool>,
+    shelf: Shelf,
+    end: Option<End>,
 }
 
 /// Runs the command.
@@ -50,97 +105,209 @@ pub(crate) fn run(args: &BenchArgs, most: usize) -> Result<u8> {
     let mut entries = Vec::new();
     for (name, plan) in std::iter::once(("chosen".to_owned(), chosen)).chain(others) {
         let artifact = prepared.generate(plan, &machine, &checked).with_context(|| format!("plan \"{name}\""))?;
-        entries.push(Entry { name, artifact, seconds: Vec::new() });
+        let (seconds, finals) = (Vec::new(), Vec::new());
+        entries.push(Entry { name, artifact, seconds, finals, stopped: None, held: None });
     }
     let cancel = cancel_on_interrupt()?;
-    let mut answer = None;
-    let rounds = args.repeat.max(1);
-    let finalists = entries.len().min(1 + FINALISTS);
-    let mut meeting = entries.len();
-    for round in 0..rounds.saturating_mul(3) {
-        if round == rounds {
-            entries[1..].sort_by(|a, b| a.median().total_cmp(&b.median()));
-            meeting = finalists;
-        }
-        for entry in &mut entries[..meeting] {
-            measure(args, &prepared, &words, entry, &mut answer, &cancel)?;
-            if cancel.load(Ordering::SeqCst) {
-                say("cancelled");
-                return Ok(FAILED);
-            }
-            progress(round, entry);
-        }
-    }
-    show(args, &entries, finalists);
+    let mut bench = Bench { args, prepared, words, cancel, shelf: Shelf::default(), end: None };
+    let Some(finalists) = bench.rounds(&mut entries)? else {
+        say("cancelled");
+        return Ok(FAILED);
+    };
+    let end = bench.end.context("the chosen plan runs whole")?;
+    show(args, &entries, finalists, &end);
     Ok(OK)
 }
 
-fn progress(round: u32, entry: &Entry) {
-    if std::io::stderr().is_terminal() {
-        say(&format!("round {} · {} · {}", round + 1, entry.name, seconds(entry.median())));
-    }
-}
-
-/// Loads a plan, runs it once and notes the seconds of the run; the answer must be that of the other plans.
-fn measure(
-    args: &BenchArgs,
-    prepared: &Prepared,
-    words: &[(String, String)],
-    entry: &mut Entry,
-    answer: &mut Option<String>,
-    cancel: &Arc<AtomicBool>,
-) -> Result<()> {
-    let artifact = entry.artifact.clone();
-    let mut ready = engine::load(artifact, &prepared.verifiers, &prepared.tuned, cancel, &mut |_| {})?;
-    let watch = || Watch { events: &|_: &Event<'_>| {}, cancel };
-    let values = |ready: &engine::Ready| {
-        ready.engine.arguments(words).map_err(|e| anyhow::anyhow!("{e}; parameters follow `--`"))
-    };
-    // The first run touches memory for the first time; it is not what a plan costs.
-    let mut last = 0.0;
-    for _ in 0..2 {
-        let values = values(&ready)?;
-        let start = Instant::now();
-        let outcome = ready.session.run(values, args.seed, &Options::default(), watch());
-        last = start.elapsed().as_secs_f64();
-        if cancel.load(Ordering::SeqCst) {
-            return Ok(());
+impl Bench<'_> {
+    /// All rounds. The chosen plan stays first, the others end in order of their times; returns how many at the front are
+    /// finalists, or `None` when the person stopped it.
+    fn rounds(&mut self, entries: &mut [Entry]) -> Result<Option<usize>> {
+        let rounds = self.args.repeat.max(1);
+        for round in 0..rounds {
+            let mut fastest = f64::INFINITY;
+            for i in 0..entries.len() {
+                let entry = &mut entries[i];
+                if entry.stopped.is_some() {
+                    continue;
+                }
+                let limit = (round == 0 && fastest.is_finite()).then_some(STOP_AT * fastest + STOP_SLACK);
+                match self.measure(entry, limit)? {
+                    Ran::Whole(s) => entry.seconds.push(s),
+                    Ran::Stopped(s) => (entry.stopped, entry.held) = (Some(s), None),
+                    Ran::Interrupted => return Ok(None),
+                }
+                progress(&format!("round {}", round + 1), entry);
+                fastest = fastest.min(entry.median());
+                let_go(entries);
+            }
         }
-        let text = outcome.map_err(|f| anyhow::anyhow!("plan \"{}\": {f}", entry.name))?.text;
-        match answer {
-            None => *answer = Some(text),
-            Some(known) if *known != text => {
-                bail!("plan \"{}\" answers {text:?} where the others answer {known:?}: this is a fault", entry.name)
+        let others = entries.get_mut(1..).unwrap_or_default();
+        // What was stopped comes last, although it is not known how long it would take.
+        others.sort_by(|a, b| a.stopped.is_some().cmp(&b.stopped.is_some()).then(a.median().total_cmp(&b.median())));
+        let whole = entries.iter().filter(|e| e.stopped.is_none()).count();
+        let finalists = whole.min(1 + FINALISTS);
+        for round in 0..rounds.saturating_mul(FINAL_ROUNDS) {
+            for entry in &mut entries[..finalists] {
+                match self.measure(entry, None)? {
+                    Ran::Whole(s) => entry.finals.push(s),
+                    Ran::Stopped(_) | Ran::Interrupted => return Ok(None),
+                }
+                progress(&format!("final round {}", round + 1), entry);
+            }
+        }
+        Ok(Some(finalists))
+    }
+
+    /// Seconds of a run of a plan that has run before, or long enough not to need it.
+    fn measure(&mut self, entry: &mut Entry, limit: Option<f64>) -> Result<Ran> {
+        let (mut ready, warm) = match entry.held.take() {
+            Some(held) => held,
+            None => {
+                let (artifact, prepared) = (entry.artifact.clone(), &self.prepared);
+                let (verifiers, tuned) = (&prepared.verifiers, &prepared.tuned);
+                (self.shelf.load(artifact, verifiers, tuned, &self.cancel, &mut |_| {})?, false)
+            }
+        };
+        let mut ran = self.once(&entry.name, &mut ready, limit)?;
+        if !warm && matches!(ran, Ran::Whole(s) if s < WARM_UP) {
+            ran = self.once(&entry.name, &mut ready, limit)?;
+        }
+        entry.held = Some((ready, true));
+        Ok(ran)
+    }
+
+    /// One run; it must end as all runs do.
+    fn once(&mut self, name: &str, ready: &mut Ready, limit: Option<f64>) -> Result<Ran> {
+        let values: Vec<Value> =
+            ready.engine.arguments(&self.words).map_err(|e| anyhow::anyhow!("{e}; parameters follow `--`"))?;
+        ready.session.forget();
+        let watch = Watch { events: &|_: &Event<'_>| {}, cancel: &self.cancel };
+        let ((outcome, seconds), stopped) = limited(&self.cancel, limit, || {
+            let start = Instant::now();
+            let outcome = ready.session.run(values, self.args.seed, &Options::default(), watch);
+            (outcome, start.elapsed().as_secs_f64())
+        });
+        if self.cancel.load(Ordering::SeqCst) {
+            return Ok(Ran::Interrupted);
+        }
+        let end = match outcome {
+            Ok(outcome) => End::Answer(outcome.text, outcome.tokens),
+            Err(_) if stopped => return Ok(Ran::Stopped(seconds)),
+            Err(failure) => match failure.cause {
+                RunError::Failed(text) => End::Failed(text),
+                cause => bail!("plan \"{name}\": {cause}"),
+            },
+        };
+        match &self.end {
+            None => self.end = Some(end),
+            Some(known) if *known != end => {
+                bail!("plan \"{name}\" ends with {end:?} where the others end with {known:?}: this is a fault")
             }
             Some(_) => {}
         }
+        Ok(Ran::Whole(seconds))
     }
-    entry.seconds.push(last);
-    Ok(())
 }
 
-fn show(args: &BenchArgs, entries: &[Entry], finalists: usize) {
+/// Runs something that ends soon after `cancel` is set, and sets it when `limit` seconds are over; whether it did. Then
+/// `cancel` is as before; what others set stays.
+fn limited<T>(cancel: &AtomicBool, limit: Option<f64>, run: impl FnOnce() -> T) -> (T, bool) {
+    let Some(limit) = limit.and_then(|s| Duration::try_from_secs_f64(s).ok()) else { return (run(), false) };
+    let (done, over) = mpsc::channel::<()>();
+    let expired = move || {
+        over.recv_timeout(limit) == Err(RecvTimeoutError::Timeout)
+            && cancel.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    };
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(expired);
+        let result = run();
+        drop(done);
+        let stopped = watch.join().unwrap_or(false);
+        if stopped {
+            cancel.store(false, Ordering::SeqCst);
+        }
+        (result, stopped)
+    })
+}
+
+/// Keeps what was loaded only of the chosen plan and of those that would be finalists now: memory is touched by each.
+fn let_go(entries: &mut [Entry]) {
+    let mut others: Vec<&mut Entry> = entries.iter_mut().skip(1).filter(|e| e.held.is_some()).collect();
+    others.sort_by(|a, b| a.median().total_cmp(&b.median()));
+    for entry in others.into_iter().skip(FINALISTS) {
+        entry.held = None;
+    }
+}
+
+fn progress(round: &str, entry: &Entry) {
+    if std::io::stderr().is_terminal() {
+        let stopped = if entry.stopped.is_some() { ", stopped" } else { "" };
+        say(&format!("{round} · {} · {}{stopped}", entry.name, seconds(entry.median())));
+    }
+}
+
+fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
     let chosen = entries[0].median();
     let best = entries[..finalists].iter().map(Entry::median).fold(f64::INFINITY, f64::min);
     let regret = chosen / best;
+    let stopped = entries.iter().filter(|e| e.stopped.is_some()).count();
     match args.format {
         Format::Json => print_json(json!({
-            "strategy": args.source, "plans": entries.len(), "regret": regret, "chosen_seconds": chosen, "best_seconds": best,
-            "rows": entries.iter().map(|e| json!({
-                "plan": e.name, "seconds": e.median(), "rounds": e.seconds.len(),
+            "strategy": args.source, "plans": entries.len(), "stopped": stopped, "regret": regret,
+            "outcome": match end {
+                End::Answer(text, _) => json!({ "text": text }),
+                End::Failed(text) => json!({ "failed": text }),
+            },
+            "chosen_seconds": chosen, "best_seconds": best,
+            "rows": entries.iter().enumerate().map(|(i, e)| json!({
+                "plan": e.name, "seconds": e.median(), "rounds": e.rounds(), "finalist": i < finalists,
+                "stopped": e.stopped.is_some(),
             })).collect::<Vec<_>>(),
         })),
         Format::Text => {
             for e in entries {
-                print(&format!(
-                    "{:<60} {:>9}  {:>5.2} of the chosen  ({} rounds)\n",
-                    e.name,
-                    seconds(e.median()),
-                    e.median() / chosen,
-                    e.seconds.len()
-                ));
+                let (sign, note) = match e.stopped {
+                    Some(_) => (">", "stopped".to_owned()),
+                    None => ("", format!("{} rounds", e.rounds())),
+                };
+                let (time, ratio) =
+                    (format!("{sign}{}", seconds(e.median())), format!("{sign}{:.2}", e.median() / chosen));
+                print(&format!("{:<60} {time:>10}  {ratio:>6} of the chosen  ({note})\n", e.name));
             }
-            print(&format!("{} plans, the same answer by all; regret {regret:.3}\n", entries.len()));
+            let all =
+                if stopped == 0 { "all".to_owned() } else { format!("the {} not stopped", entries.len() - stopped) };
+            let same = match end {
+                End::Answer(..) => format!("the same answer by {all}"),
+                End::Failed(text) => format!("the same `fail` by {all}: {text}"),
+            };
+            print(&format!("{} plans, {same}; regret {regret:.3}\n", entries.len()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_stopped_at_its_limit_and_only_then() {
+        let cancel = AtomicBool::new(false);
+        let wait = || {
+            while !cancel.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        assert_eq!(limited(&cancel, Some(0.02), wait), ((), true));
+        assert!(!cancel.load(Ordering::SeqCst), "the next run is not stopped");
+        assert_eq!(limited(&cancel, Some(60.0), || 7), (7, false), "nothing waits for the limit");
+        assert_eq!(limited(&cancel, None, || 7), (7, false));
+        // The person was first: that is no limit, and it is not forgotten.
+        let interrupt = || {
+            cancel.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(60));
+        };
+        assert_eq!(limited(&cancel, Some(0.02), interrupt), ((), false));
+        assert!(cancel.load(Ordering::SeqCst));
     }
 }

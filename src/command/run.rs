@@ -4,7 +4,7 @@ use super::{FAILED, OK, print, print_json, say};
 use crate::args::{Format, RunArgs};
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use inferc::engine::{self, Ready};
+use inferc::engine::{Ready, Shelf};
 use inferc::inputs;
 use inferc::machine::Machine;
 use inferc::prepare::Prepared;
@@ -25,6 +25,7 @@ struct Request {
     tuned: Vec<(String, String)>,
     machine: Machine,
     sources: Sources,
+    shelf: Shelf,
 }
 
 /// Runs the command.
@@ -39,9 +40,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
     };
     let Some(request) = request else { return Ok(FAILED) };
     let cancel = cancel_on_interrupt()?;
-    let Request { artifact, verifiers, tuned, machine, sources } = request;
+    let Request { artifact, verifiers, tuned, machine, sources, mut shelf } = request;
     let target = machine.target;
-    let mut ready = engine::load(artifact, &verifiers, &tuned, &cancel, &mut |line| bar.set_message(line.to_owned()))?;
+    let mut ready = shelf.load(artifact, &verifiers, &tuned, &cancel, &mut |line| bar.set_message(line.to_owned()))?;
     let values = match ready.engine.arguments(&words) {
         Ok(values) => values,
         Err(e) => bail!("{e}; parameters follow `--`, as in: inferc run FILE -- --q \"text\""),
@@ -120,7 +121,7 @@ fn finish(
                 "strategy": plan.strategy.name, "seed": args.seed, "error": failure.to_string(),
                 "at": place.map(|(line, column)| serde_json::json!({ "line": line, "column": column })),
             }));
-            return Ok(FAILED);
+            return Ok(code(&failure.cause));
         }
         (Err(failure), Format::Text) => {
             let place = match sources.0.first() {
@@ -131,16 +132,21 @@ fn finish(
                 _ => String::new(),
             };
             say(&format!("error: {place}{failure}"));
-            return Ok(if matches!(failure.cause, RunError::Argument(_)) { super::USAGE } else { FAILED });
+            return Ok(code(&failure.cause));
         }
     }
     Ok(OK)
 }
 
+/// The exit code of a failed run, in every format: arguments are usage, everything else is the run's.
+fn code(cause: &RunError) -> u8 {
+    if matches!(cause, RunError::Argument(_)) { super::USAGE } else { FAILED }
+}
+
 fn from_plan(args: &RunArgs, path: &std::path::Path) -> Result<Option<Request>> {
     let bytes = artifact::read(path)?;
     let artifact = artifact::decode(path, &bytes)?;
-    artifact::fits(&artifact).with_context(|| format!("{} does not run here", path.display()))?;
+    let files = artifact::fits(&artifact).with_context(|| format!("{} does not run here", path.display()))?;
     let manifest = manifest::load(path, args.binding.manifest.as_deref())?;
     let machine = args.binding.machine(Some(&manifest), false)?;
     if !args.binding.models.is_empty() {
@@ -152,7 +158,8 @@ fn from_plan(args: &RunArgs, path: &std::path::Path) -> Result<Option<Request>> 
         verifiers.extend(bound.into_iter().map(|b| (role.name.clone(), b)));
     }
     let tuned = inputs::settings(&args.binding.set)?.into_iter().collect();
-    Ok(Some(Request { artifact, verifiers, tuned, machine, sources: Sources::default() }))
+    let (sources, shelf) = (Sources::default(), Shelf::opened(files));
+    Ok(Some(Request { artifact, verifiers, tuned, machine, sources, shelf }))
 }
 
 fn from_source(
@@ -167,7 +174,8 @@ fn from_source(
     bar.set_message(format!("compile {}", prepared.strategy.name));
     let artifact = prepared.artifact(&machine, args.binding.assumptions(), &checked)?;
     let Prepared { verifiers, tuned, .. } = prepared;
-    Ok(Some(Request { artifact, verifiers, tuned, machine, sources: checked.sources }))
+    let (sources, shelf) = (checked.sources, Shelf::default());
+    Ok(Some(Request { artifact, verifiers, tuned, machine, sources, shelf }))
 }
 
 /// `--q text --n=8` as pairs.
@@ -279,5 +287,19 @@ fn event_json(event: &Event<'_>) -> serde_json::Value {
         Event::BudgetTripped { limit } => json!({ "event": "budget", "limit": limit }),
         Event::Done { seconds, tokens } => json!({ "event": "done", "seconds": seconds, "tokens": tokens }),
         other => json!({ "event": format!("{other:?}") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_usage_and_failures_are_not() {
+        let (place, expected, found) = ("n".to_owned(), "a value from 1 to 8".to_owned(), "9".to_owned());
+        assert_eq!(code(&runtime::value::ValueError { place, expected, found }.into()), crate::command::USAGE);
+        for cause in [RunError::Failed("no".to_owned()), RunError::Cancelled, RunError::Operation("x".to_owned())] {
+            assert_eq!(code(&cause), FAILED, "{cause}");
+        }
     }
 }

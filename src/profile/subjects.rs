@@ -26,23 +26,33 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// A weight format whose rates are measured, as `linear.<name>` and `head.<name>`; others are priced like the nearest. In
-/// int8 per channel output matrices stay as stored, so that class has no `head.<name>`.
+/// int8 per channel output matrices stay as stored, so that class has no `head.<name>`. It is measured by blocks of rows, and
+/// where there are tiles once more through these, with rows that fill them.
 #[derive(Clone, Copy, Debug)]
 struct Format {
     name: &'static str,
     stored: DType,
     numerics: Numerics,
+    tiles: bool,
+}
+
+/// A format whose kernels use no tiles.
+const fn format(name: &'static str, stored: DType, numerics: Numerics) -> Format {
+    Format { name, stored, numerics, tiles: false }
 }
 
 const FORMATS: &[Format] = &[
-    Format { name: "q4_1", stored: DType::Q4_1, numerics: Numerics::Int8 },
-    Format { name: "q8_0", stored: DType::Q8_0, numerics: Numerics::Int8 },
-    Format { name: "q4_k", stored: DType::Q4_K, numerics: Numerics::Int8 },
-    Format { name: "q5_0", stored: DType::Q5_0, numerics: Numerics::Int8 },
-    Format { name: "q6_k", stored: DType::Q6_K, numerics: Numerics::Int8 },
-    Format { name: "f16", stored: DType::F16, numerics: Numerics::Int8 },
-    Format { name: "int8_channel", stored: DType::Q8_0, numerics: Numerics::Int8Channel },
+    format("q4_1", DType::Q4_1, Numerics::Int8),
+    format("q8_0", DType::Q8_0, Numerics::Int8),
+    format("q4_k", DType::Q4_K, Numerics::Int8),
+    format("q5_0", DType::Q5_0, Numerics::Int8),
+    format("q6_k", DType::Q6_K, Numerics::Int8),
+    format("f16", DType::F16, Numerics::Int8),
+    format("int8_channel", DType::Q8_0, Numerics::Int8Channel),
+    Format { tiles: true, ..format("int8_channel_tiles", DType::Q8_0, Numerics::Int8Channel) },
 ];
+/// Rows that fill a tile.
+const TILE: u32 = 16;
 /// Rows per step at which linear rates are measured.
 const ROWS: &[u32] = &[1, 2, 4, 8, 12, 16, 32, 128];
 /// Weights of the model that caches do not hold, bytes.
@@ -137,10 +147,10 @@ pub(super) struct Subject {
     steps: Vec<Step>,
 }
 
-/// All subjects.
-pub(super) fn subjects() -> Vec<Subject> {
+/// All subjects of a machine with or without tiles.
+pub(super) fn subjects(tiles: bool) -> Vec<Subject> {
     let mut all = Vec::new();
-    for format in FORMATS {
+    for format in FORMATS.iter().filter(|f| tiles || !f.tiles) {
         all.extend(linear(*format));
     }
     for (class, kv) in [("attend", KvFormat::F16), ("attend.int8", KvFormat::Int8)] {
@@ -179,7 +189,7 @@ fn linear(format: Format) -> [Subject; 2] {
     [(small, false), (large, true)].map(|(shape, streamed)| {
         // Output matrices are large: the small model says nothing about them. Nor does a model of a hundred megabytes
         // say more about long prompts than the small one.
-        let rows = ROWS.iter().filter(|r| !streamed || **r <= 32);
+        let rows = ROWS.iter().filter(|r| (!streamed || **r <= 32) && (!format.tiles || **r % TILE == 0));
         let logits = streamed && numerics != Numerics::Int8Channel;
         let step = |rows| if rows <= 32 { Step::Fresh { rows, logits } } else { Step::Prompt { rows } };
         Subject {
@@ -216,7 +226,8 @@ impl Subject {
         ledger: &mut Ledger,
         wanted: &dyn Fn(&Key) -> bool,
     ) -> Result<()> {
-        let machine = Machine { forced: self.forced, numerics: self.numerics, ..machine.clone() };
+        let mut machine = Machine { forced: self.forced, numerics: Some(self.numerics), ..machine.clone() };
+        machine.target.isa.amx_int8 &= matches!(self.kind, Kind::Linear { format: Format { tiles: true, .. }, .. });
         let image = Arc::new(Gguf::from_bytes("synthetic", gguf(self.shape))?);
         if let Kind::Linear { .. } = self.kind {
             let model = image.model()?;
@@ -477,9 +488,10 @@ mod tests {
 
     #[test]
     fn subjects_cover_the_classes_and_their_steps_are_distinct() {
-        let all = subjects();
+        let all = subjects(true);
         let classes = |f: &dyn Fn(&Kind) -> bool| all.iter().filter(|s| f(&s.kind)).count();
         assert_eq!(classes(&|k| matches!(k, Kind::Linear { .. })), 2 * FORMATS.len());
+        assert_eq!(subjects(false).len(), all.len() - 2, "tiles are measured where there are any");
         assert_eq!(classes(&|k| matches!(k, Kind::Attend { .. })), 2 * GROUPS.len());
         assert_eq!((classes(&|k| matches!(k, Kind::Choose)), classes(&|k| matches!(k, Kind::Listed))), (1, 1));
         for subject in &all {
@@ -494,9 +506,9 @@ mod tests {
     fn rates_of(choice: f64) -> Vec<KernelRate> {
         let mut target = ir::target::builtin("reference").expect("a built-in profile");
         (target.threads, target.launch) = (2, 1e-6);
-        let (backend, numerics, forced) = (crate::default_backend(), Numerics::Int8, Forced::default());
+        let (backend, numerics, forced) = (crate::default_backend(), None, Forced::default());
         let machine = Machine { target, threads: 2, backend, cache: None, numerics, forced, warnings: Vec::new() };
-        let (all, mut ledger) = (subjects(), Ledger::default());
+        let (all, mut ledger) = (subjects(true), Ledger::default());
         for (subject, what) in all.iter().enumerate() {
             ledger.matrices.insert(subject, Matrices { layers: 1e6, head: 1e5, bytes: 1e7 });
             for team in [1, 2] {
@@ -527,7 +539,9 @@ mod tests {
         assert!(close(find("linear.q4_1", 8).one_thread, 1e6), "{:?}", find("linear.q4_1", 8));
         assert!(close(find("head.f16", 4).one_thread, 4.0 * 1e5 / 0.5));
         assert!(close(find("linear.int8_channel", 8).one_thread, 1e6));
-        assert!(rates.iter().all(|k| k.class != "head.int8_channel"), "output matrices stay as stored");
+        assert!(rates.iter().all(|k| !k.class.starts_with("head.int8")), "output matrices stay as stored");
+        let tiles: Vec<u32> = rates.iter().filter(|k| k.class.ends_with("_tiles")).map(|k| k.rows).collect();
+        assert_eq!(tiles, [16, 32, 128, 16, 32], "whole tiles, in caches and out of memory");
         // What 1024 keys add to a step of one row, which takes two seconds with and one without them.
         assert!(close(find("attend", 3).all_threads, 1024.0 * f64::from(6 * 4)), "{:?}", find("attend", 3));
         assert!(rates.iter().any(|k| k.class == "attend.int8"));

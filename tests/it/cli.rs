@@ -46,6 +46,18 @@ fn check_says_place_cause_and_remedy() {
     inferc(dir.path(), &["check", "none.infer"]).code(2).says(&["none.infer", "check the path"]);
 }
 
+/// What is left of a file that does not parse is not worth a lint or a type error.
+#[test]
+fn a_file_that_does_not_parse_shows_its_syntax_errors_only() {
+    let dir = project();
+    put(dir.path(), "broken.infer", "use std::prompts::solve;\nfn f(a: Int, b: Int) -> Bool { 1 < a < g(3) }\n");
+    let found = inferc(dir.path(), &["check", "broken.infer", "--format", "json"]).code(1).json();
+    let codes: Vec<_> = found["diagnostics"].as_array().expect("a list").iter().map(|d| d["code"].clone()).collect();
+    assert_eq!(codes, ["E0113"], "{found}");
+    put(dir.path(), "whole.infer", "use std::prompts::solve;\nfn f(a: Int, b: Int) -> Bool { a < 3 }\n");
+    inferc(dir.path(), &["check", "whole.infer"]).code(0).says(&["W0401", "W0402"]);
+}
+
 #[test]
 fn warnings_count_only_when_denied() {
     let dir = project();
@@ -210,6 +222,27 @@ fn explain_shows_bounds_estimates_choices_and_what_ifs() {
     ]);
     inferc(dir.path(), &["explain", "votes.infer", "--set", "m=2"]).code(2).says(&["--set m=2", "calm"]);
     inferc(dir.path(), &["explain", "votes.infer", "--set", "n=9"]).code(2).says(&["n=9", "1 to 8"]);
+}
+
+#[test]
+fn an_allowed_class_is_chosen_by_its_price_and_can_be_forbidden() {
+    let dir = project();
+    let one = std::fs::read_to_string(dir.path().join("one.infer")).expect("readable");
+    let with = |allowance: &str| one.replacen("64tok }", &format!("64tok }}\nallow {{ {allowance} }}"), 1);
+    std::fs::write(dir.path().join("allowed.infer"), with("weight_quant: int8")).expect("written");
+    let explain = |file: &str, more: &[&str]| {
+        let args = [&["explain", file, "--target", "cpu-avx512"], more].concat();
+        inferc(dir.path(), &args).code(0).out
+    };
+    let chosen = explain("allowed.infer", &[]);
+    for word in ["· arithmetic int8-channel", "arithmetic of base: int8-channel", "instead of int8 ("] {
+        assert!(chosen.contains(word), "no {word:?} in\n{chosen}");
+    }
+    let forbidden = explain("allowed.infer", &["--numerics", "int8"]);
+    assert!(forbidden.contains("· arithmetic int8 ·") && forbidden.contains("asked for"), "{forbidden}");
+    assert!(explain("one.infer", &[]).contains("· arithmetic int8 ·"), "nobody allowed it");
+    std::fs::write(dir.path().join("wrong.infer"), with("weight_quant: int4")).expect("written");
+    inferc(dir.path(), &["check", "wrong.infer"]).code(1).says(&["E0215", "no such weight precision", "known is int8"]);
 }
 
 #[test]
@@ -557,6 +590,44 @@ fn bench_grades_tasks_and_measures_kernels() {
     assert!(report["read"][0]["bytes"].as_u64().is_some_and(|b| b >= 2_000_000));
     inferc(dir.path(), &[&roofs[..], &["--bytes", "5"]].concat()).code(2).says(&["--bytes 5"]);
     inferc(dir.path(), &[&kernels[..], &["--case", "decode:depth=5000"]].concat()).code(2).says(&["1024"]);
+}
+
+/// A `fail` is an end like another: every plan must come to it, and its time counts.
+#[test]
+fn plans_beside_the_chosen_one_end_as_it_does() {
+    let dir = project();
+    put(
+        dir.path(),
+        "fails.infer",
+        &ONE.replace("-> Sample<Text>", "-> Text").replace(
+            "gen(base, ask(q), max: 16tok, temp: 0.8)",
+            "let s = gen(base, ask(q), max: 16tok, temp: 0.8);\n    if s.text == \"no such text\" { s.text } else { fail \"nothing fits\" }",
+        ),
+    );
+    let words = ["--plans", "3", "--repeat", "1", "--threads", "2", "--format", "json", "--", "--q", "Hello"];
+    for (file, failed) in [("one.infer", None), ("fails.infer", Some("nothing fits"))] {
+        let report = inferc(dir.path(), &[&["bench", file][..], &words[..]].concat()).code(0).json();
+        fields(&report, &["strategy", "outcome", "regret", "chosen_seconds", "best_seconds", "stopped"]);
+        assert_eq!(report["outcome"]["failed"].as_str(), failed, "{report}");
+        assert_eq!(report["outcome"]["text"].is_string(), failed.is_none(), "{report}");
+        assert!(report["regret"].as_f64().is_some_and(|r| r >= 1.0), "the best is one of them: {report}");
+        let rows = report["rows"].as_array().expect("a row a plan");
+        assert_eq!((report["plans"].as_u64(), rows.len(), &rows[0]["plan"]), (Some(4), 4, &"chosen".into()));
+        for row in rows {
+            // On a busy machine a plan may be stopped, but not the chosen one.
+            let whole = row["stopped"] == false;
+            assert!(whole || row["plan"] != "chosen", "{row}");
+            assert!(row["finalist"] == whole && row["rounds"].as_u64() == Some(if whole { 3 } else { 0 }), "{row}");
+            assert!(row["seconds"].as_f64().is_some_and(|s| s > 0.0), "{row}");
+        }
+    }
+    let text = inferc(dir.path(), &["bench", "fails.infer", "--plans", "1", "--", "--q", "Hello"]).code(0).out;
+    assert!(text.contains("the same `fail` by ") && text.contains(": nothing fits; regret "), "{text}");
+    // What is no outcome of the strategy ends the command.
+    let long = "word ".repeat(2000);
+    inferc(dir.path(), &["bench", "one.infer", "--plans", "1", "--", "--q", &long])
+        .code(2)
+        .says(&["plan \"chosen\"", "context"]);
 }
 
 /// A closed pipe ends the output silently; an interrupt ends a run with a sentence.

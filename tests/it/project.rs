@@ -84,7 +84,7 @@ pub(crate) fn machine(backend: Backend, isa: Option<Isa>, threads: u32, numerics
         threads: Some(threads),
         backend: Some(backend),
         isa: Some(isa.unwrap_or(host)),
-        numerics,
+        numerics: Some(numerics),
         forced: optimizer::lossy::Forced::default(),
         cache: false,
     };

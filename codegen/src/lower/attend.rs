@@ -27,7 +27,7 @@ const MANY: usize = 8;
 /// Accumulators of the weighted sum of values of fewer queries: with the values beside them they still fit.
 const SUMS: i64 = 24;
 /// Bytes between a read of keys or values and its prefetch.
-const AHEAD: i64 = 4096;
+const AHEAD: i64 = 8192;
 
 /// A running state of one row and head.
 pub(super) struct State {

@@ -12,14 +12,16 @@
 //! Sums of weights are taken in the order of the pages, so that they cannot fall when more pages are in; pages with equal
 //! bounds are in or out together. Behind a row's lists stands by how many pages each of them is too short.
 
-use super::build::{Build, Flt, Int, Place, Vf};
+use super::build::{Build, Flt, Int, Place, Var, Vf};
 use super::math::exp;
 use super::{Dims, pick_words};
 use ir::kernel::{Cmp, Mem, Split};
 use ir::program::{Buf, PAGE};
 
-/// Entries ahead that summaries are asked for.
-const AHEAD: i64 = 4;
+/// Entries ahead that summaries are asked for: with fewer the memory's latency shows.
+const AHEAD: i64 = 16;
+/// Vectors of bounds that are counted together: one addition at a time would wait for the one before.
+const TOGETHER: i64 = 4;
 
 /// How lists are chosen.
 #[derive(Clone, Copy, Debug)]
@@ -37,9 +39,10 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    /// Bytes of the bounds of the longest sequence.
+    /// Bytes of the bounds of the longest sequence, up to vectors that are counted together.
     fn bounds_bytes(&self) -> i64 {
-        (self.most + 15) / 16 * 64
+        let pages = 16 * TOGETHER;
+        (self.most + pages - 1) / pages * 64 * TOGETHER
     }
 }
 
@@ -132,7 +135,7 @@ impl Select<'_> {
     }
 
     /// The bounds of `n` pages whose numbers start at byte `first`, as integers in their order; behind them the least
-    /// integer up to a whole vector.
+    /// integer, up to vectors that are counted together.
     fn bounds(&self, b: &mut Build, row: Int, head: Int, first: Int, n: Int) {
         let d = self.dims.head_dim;
         let (positive, negative) = self.signs(b, row, head);
@@ -172,18 +175,21 @@ impl Select<'_> {
             self.weigh(b, weights, n, largest.now());
         }
         let bytes = b.mul_const(n, 4);
-        b.for_(zero, bytes, 64, |b, at| {
-            let x = b.load_ints(Mem::I32, self.bounds.at(at, 0));
-            let (none, least) = (b.vi(0), b.vi(i64::from(i32::MIN)));
-            // Floats with a sign descend as integers.
-            let turned = b.sub(least, x);
-            let x = b.select(Cmp::Lt, x, none, turned, x);
-            let left = b.sub(bytes, at);
-            let left = b.sar(left, 2);
-            let left = b.splat_int(left);
-            let lanes = b.iota();
-            let x = b.select(Cmp::Lt, lanes, left, x, least);
-            b.store_ints(Mem::I32, self.bounds.at(at, 0), x);
+        b.for_(zero, bytes, 64 * TOGETHER, |b, at| {
+            for vector in 0..TOGETHER {
+                let x = b.load_ints(Mem::I32, self.bounds.at(at, 64 * vector));
+                let (none, least) = (b.vi(0), b.vi(i64::from(i32::MIN)));
+                // Floats with a sign descend as integers.
+                let turned = b.sub(least, x);
+                let x = b.select(Cmp::Lt, x, none, turned, x);
+                let left = b.sub(bytes, at);
+                let left = b.sar(left, 2);
+                let left = b.add_const(left, -16 * vector);
+                let left = b.splat_int(left);
+                let lanes = b.iota();
+                let x = b.select(Cmp::Lt, lanes, left, x, least);
+                b.store_ints(Mem::I32, self.bounds.at(at, 64 * vector), x);
+            }
         });
     }
 
@@ -254,18 +260,24 @@ impl Select<'_> {
         sums.into_iter().unzip()
     }
 
-    /// How many of the first `bytes / 4` bounds are at least `least`.
+    /// How many of the first `bytes / 4` bounds are at least `least`, which is more than the least integer.
     fn count(&self, b: &mut Build, bytes: Int, least: Int) -> Flt {
         let least = b.splat_int(least);
         let (one, none, zero) = (b.vf(1.0), b.vf(0.0), b.int(0));
-        let sum = b.var(none);
-        b.for_(zero, bytes, 64, |b, at| {
-            let x = b.load_ints(Mem::I32, self.bounds.at(at, 0));
-            let counts = b.select(Cmp::Le, least, x, one, none);
-            let next = b.add(sum.now(), counts);
-            b.set(sum, next);
+        let sums: Vec<Var<Vf>> = (0..TOGETHER).map(|_| b.var(none)).collect();
+        b.for_(zero, bytes, 64 * TOGETHER, |b, at| {
+            for (vector, &sum) in (0..).zip(&sums) {
+                let x = b.load_ints(Mem::I32, self.bounds.at(at, 64 * vector));
+                let counts = b.select(Cmp::Le, least, x, one, none);
+                let next = b.add(sum.now(), counts);
+                b.set(sum, next);
+            }
         });
-        b.sum_lanes(sum.now())
+        let mut all = sums[0].now();
+        for sum in &sums[1..] {
+            all = b.add(all, sum.now());
+        }
+        b.sum_lanes(all)
     }
 
     /// The largest integer that at least as many bounds reach as there is room for; the least of all when there are not
@@ -313,20 +325,21 @@ impl Select<'_> {
             let at = b.mul_const(p, 4);
             let bound = b.load_i32(self.bounds.at(at, 0));
             let over = b.lt(lowest, bound);
-            let (none, one) = (b.flt(0.0), b.flt(1.0));
+            let taken = b.var(over);
             let same = b.eq(bound, lowest);
-            let left = b.lt(none, equal.now());
-            let same = b.and(same, left);
-            let spent = b.int(0);
-            let spent = b.select(Cmp::Eq, same, spent, none, one);
-            let next = b.sub(equal.now(), spent);
-            b.set(equal, next);
+            // Rare, and so left out of what one page after the other must wait for.
+            b.if_(same, |b| {
+                let (none, one) = (b.flt(0.0), b.flt(1.0));
+                let left = b.lt(none, equal.now());
+                b.set(taken, left);
+                let next = b.sub(equal.now(), one);
+                b.set(equal, next);
+            });
             let at = b.add(first, at);
             let number = b.load_i32(self.tables.at(at, 0));
             let to = b.scale_add(filled.now(), 4, list);
             b.store_i32(self.tables.at(to, 0), number);
-            let taken = b.or(over, same);
-            let next = b.add(filled.now(), taken);
+            let next = b.add(filled.now(), taken.now());
             b.set(filled, next);
         });
         filled.now()

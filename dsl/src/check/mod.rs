@@ -60,6 +60,21 @@ pub fn check(
     (program, diagnostics)
 }
 
+/// What is to be said of a program: the parser's messages about the main file, and those of [`check`]. While a file does
+/// not parse, only what is wrong with its form: names, types and lints speak of what is left of it then, and mislead.
+#[must_use]
+pub fn messages(syntax: Vec<Diagnostic>, checked: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let is_syntax = |d: &Diagnostic| {
+        d.severity == Severity::Error && crate::parse::SYNTAX_CODES.iter().any(|(code, ..)| *code == d.code)
+    };
+    let mut all = syntax;
+    all.extend(checked);
+    if all.iter().any(is_syntax) {
+        all.retain(is_syntax);
+    }
+    all
+}
+
 /// What a name of a file stands for.
 #[derive(Clone, Debug, PartialEq)]
 enum Def {

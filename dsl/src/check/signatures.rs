@@ -350,18 +350,8 @@ impl Checker<'_> {
 
     fn allowance(&mut self, name: &Name, value: &ast::Expr) -> Option<String> {
         match name.text.as_str() {
-            "kv_quant" => match &value.kind {
-                A::Path(path) if path.len() == 1 && matches!(path[0].text.as_str(), "int8" | "int4" | "int2") => {
-                    Some(path[0].text.clone())
-                }
-                _ => {
-                    self.report(
-                        Diagnostic::error(codes::E0215, value.span, "no such KV precision", "not known")
-                            .help("known are int8, int4, int2"),
-                    );
-                    None
-                }
-            },
+            "kv_quant" => self.precision(value, "KV", &["int8", "int4", "int2"]),
+            "weight_quant" => self.precision(value, "weight", &["int8"]),
             "batch_prompting" => match self.constant(value, Some(&Ty::Int))? {
                 Const::Int(n) if n >= 1 => Some(n.to_string()),
                 _ => {
@@ -373,6 +363,21 @@ impl Checker<'_> {
                 Const::Float(x) => Some(x.to_string()),
                 _ => None,
             },
+        }
+    }
+
+    /// One of the `known` names of a precision.
+    fn precision(&mut self, value: &ast::Expr, of: &str, known: &[&str]) -> Option<String> {
+        match &value.kind {
+            A::Path(path) if path.len() == 1 && known.contains(&path[0].text.as_str()) => Some(path[0].text.clone()),
+            _ => {
+                let verb = if known.len() == 1 { "is" } else { "are" };
+                self.report(
+                    Diagnostic::error(codes::E0215, value.span, format!("no such {of} precision"), "not known")
+                        .help(format!("known {verb} {}", known.join(", "))),
+                );
+                None
+            }
         }
     }
 }

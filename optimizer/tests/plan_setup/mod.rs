@@ -4,7 +4,6 @@ use inferc_optimizer as optimizer;
 
 use ir::diagnostic::Severity;
 use ir::plan::{Plan, SitePlan};
-use ir::schedule::Numerics;
 use ir::strategy::{RoleKind, Strategy};
 use ir::target::{Target, builtin};
 use optimizer::facts::Kind;
@@ -39,7 +38,7 @@ pub(crate) fn options() -> Options {
         assumptions: ASSUMPTIONS,
         values: BTreeMap::new(),
         threads: 2,
-        numerics: Numerics::Int8,
+        numerics: None,
         naive: false,
         forced: Forced::default(),
     }

@@ -247,7 +247,7 @@ impl<'a> Interp<'a> {
         let decisions = match self.seat.clone() {
             None => self.step_alone(site, work, &pending)?,
             Some(seat) => {
-                let request = Request { role: site.role, appends: pending };
+                let request = Request { role: site.role, appends: pending, prefix: site.prefix };
                 let reply = seat.ask(vec![request]).and_then(|mut replies| replies.pop());
                 let reply = reply.ok_or_else(|| Flow::from(RunError::Cancelled))?;
                 let rows = reply.map_err(|e| site.role.failed(e))?;

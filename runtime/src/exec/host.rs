@@ -169,6 +169,16 @@ impl Host {
         self.giving_way(|model| model.step(appends, sink))
     }
 
+    /// A step of callers that meet, each with its own placement of prompts; kept sequences give way when no page is free.
+    pub(crate) fn step_placed(
+        &mut self,
+        appends: &[Append<'_>],
+        modes: &[PrefixMode],
+        sink: &mut dyn FnMut(usize, usize, Row<'_>),
+    ) -> Result<(), Error> {
+        self.giving_way(|model| model.step_placed(appends, modes, sink))
+    }
+
     /// A step that chooses tokens; kept sequences give way when no page is free.
     pub(crate) fn step_and_choose(
         &mut self,

@@ -11,6 +11,7 @@ use super::interp::{Flow, Interp};
 use crate::error::Error;
 use crate::model::{Append, OwnedRow, SeqId, Wanted};
 use crate::value::Value;
+use ir::plan::PrefixMode;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Arms that meet; more run in groups of this many.
@@ -22,6 +23,8 @@ pub(super) struct Request<'a> {
     pub(super) role: &'a RoleState,
     /// Sequences with their tokens.
     pub(super) appends: Vec<(SeqId, Vec<u32>)>,
+    /// How the arm's site treats the keys of its shared prompt.
+    pub(super) prefix: PrefixMode,
 }
 
 /// The row after the last token of each append.
@@ -161,9 +164,10 @@ fn step(requests: &[Request<'_>], group: &[usize]) -> Result<Vec<Vec<OwnedRow>>,
     let all = group.iter().enumerate().flat_map(|(g, &i)| requests[i].appends.iter().map(move |a| (g, a)));
     let (owners, appends): (Vec<usize>, Vec<Append<'_>>) =
         all.map(|(g, (seq, tokens))| (g, Append { seq: *seq, tokens, wanted: Wanted::Last })).unzip();
+    let modes: Vec<PrefixMode> = owners.iter().map(|&g| requests[group[g]].prefix).collect();
     let mut rows: Vec<Vec<OwnedRow>> = group.iter().map(|_| Vec::new()).collect();
     let mut host = model.lock().unwrap_or_else(PoisonError::into_inner);
-    host.step(&appends, &mut |i, _, row| rows[owners[i]].push(OwnedRow::of(&row)))?;
+    host.step_placed(&appends, &modes, &mut |i, _, row| rows[owners[i]].push(OwnedRow::of(&row)))?;
     Ok(rows)
 }
 

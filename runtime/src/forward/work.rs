@@ -4,7 +4,6 @@
 //! items decides speed only: by the contract of [`ir::program`] a row's result is the same bits for every cut.
 
 use crate::kv::PageShape;
-use ir::plan::PrefixMode;
 use ir::program::{CHUNK, GROUP, ITEM_WORDS, PAGE, ROW_WORDS};
 use ir::schedule::Attention;
 
@@ -20,6 +19,8 @@ pub(super) struct Run<'a> {
     /// The step appends this one token and no other to the sequence: where that is allowed, it attends to a part of the
     /// pages. How a longer append is cut into steps depends on the neighbours, so it must not decide.
     pub(super) decoded: bool,
+    /// Whole chunks at its start are attended together with neighbours on the same pages that want it too. For speed only.
+    pub(super) together: bool,
 }
 
 /// What the cutting may use.
@@ -88,7 +89,7 @@ struct Group {
 
 impl Work {
     /// Fills the tables for a step of `runs`.
-    pub(super) fn plan(&mut self, runs: &[Run<'_>], mode: PrefixMode, limits: &Limits) {
+    pub(super) fn plan(&mut self, runs: &[Run<'_>], limits: &Limits) {
         self.tables.clear();
         self.picks.clear();
         let mut rows = Vec::new();
@@ -103,7 +104,7 @@ impl Work {
             }
         }
         let Some(budget) = limits.attention.pages().map(|n| n as usize) else {
-            return self.all.plan(rows, &views, mode, limits);
+            return self.all.plan(rows, &views, limits);
         };
         let mut row = 0;
         let mut limits_of_lists = Vec::new();
@@ -128,8 +129,8 @@ impl Work {
         for (row, limit) in limits_of_lists {
             part_rows[row * ROW_WORDS + 2] = limit;
         }
-        self.all.plan(rows, &views, mode, limits);
-        self.part.plan(part_rows, &views_of_lists, mode, limits);
+        self.all.plan(rows, &views, limits);
+        self.part.plan(part_rows, &views_of_lists, limits);
     }
 
     /// Makes room for the lists of a row with `pages` pages: the index of the first, their distance, and the index of how
@@ -164,14 +165,11 @@ impl Work {
 
 impl Cut {
     /// Cuts the attention of rows into items; `rows` has a limit per row and no partials yet.
-    fn plan(&mut self, rows: Vec<i64>, views: &[View<'_>], mode: PrefixMode, limits: &Limits) {
+    fn plan(&mut self, rows: Vec<i64>, views: &[View<'_>], limits: &Limits) {
         self.rows = rows;
         self.items.clear();
         // How many leading chunks each run attends together with its neighbours.
-        let mut shared = match mode {
-            PrefixMode::Cascade => shared_chunks(views),
-            PrefixMode::Shared | PrefixMode::Copied => vec![0; views.len()],
-        };
+        let mut shared = shared_chunks(views);
         let mut groups = Vec::new();
         let mut prefixes = prefix_groups(views, &shared, limits.attend_rows, &mut groups);
         own_groups(views, &shared, limits.attend_rows, &mut groups);
@@ -252,8 +250,12 @@ fn shared_chunks(views: &[View<'_>]) -> Vec<usize> {
     shared
 }
 
-/// Whole chunks at the start of both runs that lie on the same pages and that all their rows see.
+/// Whole chunks at the start of both runs that lie on the same pages and that all their rows see; none when one of them
+/// attends alone.
 fn common_chunks(a: &Run<'_>, b: &Run<'_>) -> usize {
+    if !(a.together && b.together) {
+        return 0;
+    }
     let seen = a.first.min(b.first) + 1;
     let pages = a.pages.iter().zip(b.pages).take(seen / PAGE).take_while(|(a, b)| a == b).count();
     pages / GROUP
@@ -384,18 +386,23 @@ mod tests {
         ];
         for (common, shape) in cases {
             let pages = lists(*common, &shape.iter().map(|(first, rows)| first + rows).collect::<Vec<_>>());
-            let runs: Vec<Run<'_>> = shape
-                .iter()
-                .zip(&pages)
-                .map(|((first, rows), pages)| Run { pages, first: *first, rows: *rows, decoded: *rows == 1 })
-                .collect();
-            for mode in [PrefixMode::Shared, PrefixMode::Cascade, PrefixMode::Copied] {
+            // Nobody attends together, everybody, some of them.
+            for mask in [0, u32::MAX, 0b1011_0110_1101_u32] {
+                let runs: Vec<Run<'_>> = shape
+                    .iter()
+                    .zip(&pages)
+                    .enumerate()
+                    .map(|(i, ((first, rows), pages))| {
+                        let (first, rows, together) = (*first, *rows, mask >> i & 1 == 1);
+                        Run { pages, first, rows, decoded: rows == 1, together }
+                    })
+                    .collect();
                 for max_partials in [shape.iter().map(|s| s.1).sum(), 30, 1000] {
                     for threads in [1, 2, 64] {
                         let limits = Limits { max_partials, threads, ..limits() };
                         if max_partials >= shape.iter().map(|s| s.1).sum() {
                             let mut work = Work::default();
-                            work.plan(&runs, mode, &limits);
+                            work.plan(&runs, &limits);
                             check(&runs, &work, &limits);
                         }
                     }
@@ -407,19 +414,33 @@ mod tests {
     #[test]
     fn cascade_reads_a_shared_prefix_once() {
         let pages = lists(32, &[530; 8]);
-        let runs: Vec<Run<'_>> = pages.iter().map(|pages| Run { pages, first: 529, rows: 1, decoded: true }).collect();
-        let mut work = Work::default();
-        work.plan(&runs, PrefixMode::Cascade, &Limits { threads: 1, attend_rows: 8, ..limits() });
-        let prefix: Vec<_> =
-            work.all.items.chunks_exact(ITEM_WORDS).filter(|i| i[2] == 0).map(|i| i[..4].to_vec()).collect();
-        assert_eq!(prefix, [[0, 8, 0, 2]]);
-        assert_eq!(work.all.item_count(), 1 + 8);
+        let shared = |runs: &[Run<'_>]| {
+            let mut work = Work::default();
+            work.plan(runs, &Limits { threads: 1, attend_rows: 8, ..limits() });
+            let prefix: Vec<_> =
+                work.all.items.chunks_exact(ITEM_WORDS).filter(|i| i[2] == 0).map(|i| i[..4].to_vec()).collect();
+            (prefix, work.all.item_count())
+        };
+        let run = |pages, together| Run { pages, first: 529, rows: 1, decoded: true, together };
+        let all: Vec<Run<'_>> = pages.iter().map(|pages| run(pages, true)).collect();
+        assert_eq!(shared(&all), (vec![vec![0, 8, 0, 2]], 1 + 8));
+        // Who does not want it stays alone, and the others do not wait for it.
+        let most: Vec<Run<'_>> = pages.iter().enumerate().map(|(i, pages)| run(pages, i < 5)).collect();
+        let (prefix, items) = shared(&most);
+        assert_eq!(prefix, [vec![0, 5, 0, 2], vec![5, 1, 0, 3], vec![6, 1, 0, 3], vec![7, 1, 0, 3]]);
+        assert_eq!(items, 1 + 5 + 3);
     }
 
     #[test]
     fn decoded_rows_of_long_sequences_get_lists() {
         let pages = lists(0, &[700, 90, 700, 701]);
-        let run = |i: usize, first: usize, rows: usize, decoded| Run { pages: &pages[i], first, rows, decoded };
+        let run = |i: usize, first: usize, rows: usize, decoded| Run {
+            pages: &pages[i],
+            first,
+            rows,
+            decoded,
+            together: false,
+        };
         // Long and decoded; short; a prompt; the last token of a prompt that was cut into steps.
         let runs = [run(0, 699, 1, true), run(1, 89, 1, true), run(2, 690, 10, false), run(3, 700, 1, false)];
         let sparse = Attention::Sparse { pages: 20, sinks: 1, window: 4, dense_layers: 1, top_p: 1000 };
@@ -428,7 +449,7 @@ mod tests {
         {
             let limits = Limits { attention, ..limits() };
             let mut work = Work::default();
-            work.plan(&runs, PrefixMode::Shared, &limits);
+            work.plan(&runs, &limits);
             check(&runs, &work, &limits);
             let numbers: usize = pages.iter().map(Vec::len).sum();
             let lists: Vec<_> = work.part.items.chunks_exact(ITEM_WORDS).filter(|i| i[0] == 0).collect();

@@ -72,6 +72,8 @@ pub(crate) struct Log {
     pub(crate) peak: Mutex<usize>,
     /// Placement of prompts at each fork.
     pub(crate) placed: Mutex<Vec<PrefixMode>>,
+    /// Placement of each append of steps of arms that met.
+    pub(crate) met: Mutex<Vec<Vec<PrefixMode>>>,
 }
 
 type Table = Arc<dyn Fn(&[u32]) -> [f32; 8] + Send + Sync>;
@@ -175,6 +177,17 @@ impl LanguageModel for TableModel {
                 }
             }
         }
+        Ok(())
+    }
+
+    fn step_placed(
+        &mut self,
+        appends: &[Append<'_>],
+        modes: &[PrefixMode],
+        sink: &mut dyn FnMut(usize, usize, Row<'_>),
+    ) -> Result<(), Error> {
+        self.step(appends, sink)?;
+        self.log.met.lock().expect("no panic before").push(modes.to_vec());
         Ok(())
     }
 

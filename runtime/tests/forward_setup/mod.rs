@@ -106,11 +106,20 @@ pub(crate) struct Kept {
 
 /// One step; the rows in order.
 pub(crate) fn step(model: &mut LocalModel, appends: &[(SeqId, &[u32], Wanted)]) -> Vec<Kept> {
+    step_placed(model, appends, &[])
+}
+
+/// One step with a placement of prompts for each of the first appends; the rows in order.
+pub(crate) fn step_placed(
+    model: &mut LocalModel,
+    appends: &[(SeqId, &[u32], Wanted)],
+    modes: &[PrefixMode],
+) -> Vec<Kept> {
     let appends: Vec<Append<'_>> =
         appends.iter().map(|(seq, tokens, wanted)| Append { seq: *seq, tokens, wanted: *wanted }).collect();
     let mut rows = Vec::new();
     model
-        .step(&appends, &mut |_, _, row| {
+        .step_placed(&appends, modes, &mut |_, _, row| {
             let stats = [row.max, row.log_z, row.entropy];
             rows.push(Kept { logits: row.logits.to_vec(), stats, argmax: row.argmax });
         })
