@@ -195,7 +195,15 @@ def _reason(row, record, threads):
     possible = at_most / record["peer"]["median"]
     if possible < row.target:
         return f"{head} The roof itself ({at_most:.0f} tok/s, {_bound(record)}) is {possible:.2f}× of the peer: the target is out of reach here."
-    return f"{head} The roof ({at_most:.0f} tok/s, {_bound(record)}) would allow {possible:.1f}×; ours reaches {100 * share:.0f} % of it."
+    reached = f"{head} The roof ({at_most:.0f} tok/s, {_bound(record)}) would allow {possible:.1f}×; ours reaches {100 * share:.0f} % of it."
+    return f"{reached} {_parts(record)}"
+
+
+def _parts(record):
+    """What a step of ours takes beside what its parts take at least: a roof knows only the longer one."""
+    roof, step = record["roof"], record["roof"]["rows_per_step"] / record["ours"]["median"]
+    parts = f"reading takes at least {1e3 * roof['reading_seconds_per_step']:.1f} ms and arithmetic {1e3 * roof['arithmetic_seconds_per_step']:.1f} ms"
+    return f"Of a step's {1e3 * step:.1f} ms {parts}; they overlap in part only."
 
 
 def _wish(row, record, threads):

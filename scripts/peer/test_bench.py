@@ -464,7 +464,11 @@ class Documents(StandIns):
         record = {"ratio": {"median": 2.5}, "peer": {"median": 100}, "roof": limits, "share_of_roof": {"ours": 0.83}}
         self.assertIn("3.00× of the peer: the target is out of reach here", document._reason(row, record, 2))
         record["peer"]["median"] = 50
-        self.assertIn("would allow 6.0×; ours reaches 83 % of it", document._reason(row, record, 2))
+        record["ours"] = {"median": 250}
+        limits.update(rows_per_step=1, reading_seconds_per_step=1 / 300, arithmetic_seconds_per_step=0.001)
+        text = document._reason(row, record, 2)
+        self.assertIn("would allow 6.0×; ours reaches 83 % of it", text)
+        self.assertIn("Of a step's 4.0 ms reading takes at least 3.3 ms and arithmetic 1.0 ms", text)
 
     def test_wrong_use_is_exit_code_2(self):
         for extra in (["--models", "gpt"], ["--cases", "x"], ["--threads", "0"], ["--threads", "a"], ["--write-only"], ["--threads", "999"]):
