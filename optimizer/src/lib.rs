@@ -26,6 +26,6 @@ pub mod roofline;
 pub mod rules;
 mod tree;
 
-pub use neighbours::neighbours;
+pub use neighbours::{Neighbour, neighbours};
 pub use physical::prefix_step;
 pub use planner::{ASSUMPTIONS, Options, PlanError, RoleModel, optimize};

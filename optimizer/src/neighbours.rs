@@ -1,12 +1,25 @@
 //! Plans beside the chosen one: what the planner considered and did not take, as plans that run.
 //!
 //! Takes a plan, returns plans that differ from it in one decision, then in two, each named by what differs. They give
-//! the same tokens at other speeds, so that running them shows what the choice was worth. Prices nothing.
+//! the same tokens at other speeds, so that running them shows what the choice was worth. One kind may give others: where
+//! a rule over the finished samples stops a site, other waves finish them in another order. Prices nothing.
 
 use crate::facts::{self, Kind};
 use ir::plan::{Plan, PrefixMode, ScoreMode, SitePlan};
 use ir::schedule::Prologue;
 use std::collections::BTreeMap;
+
+/// A plan beside the chosen one.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    /// What differs.
+    pub name: String,
+    /// The plan.
+    pub plan: Plan,
+    /// It ends exactly as the chosen one does. False where a rule stops a site that is cut into other waves: which samples
+    /// are there when it fires depends on the waves.
+    pub ends_alike: bool,
+}
 
 /// One decision, made otherwise.
 #[derive(Clone, Debug)]
@@ -15,6 +28,7 @@ struct Change {
     subject: (u8, usize),
     name: String,
     apply: Apply,
+    ends_alike: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -50,7 +64,7 @@ impl Apply {
 /// At most `most` plans beside `plan`, those of one changed decision first. `values` are those the plan was made with,
 /// `threads` the most there may be.
 #[must_use]
-pub fn neighbours(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32, most: usize) -> Vec<(String, Plan)> {
+pub fn neighbours(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32, most: usize) -> Vec<Neighbour> {
     let changes = changes(plan, values, threads);
     let single = changes.iter().map(|c| vec![c]);
     let pairs = changes
@@ -66,38 +80,51 @@ pub fn neighbours(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32, mos
                 change.apply.on(&mut other);
             }
             let names: Vec<&str> = set.iter().map(|c| c.name.as_str()).collect();
-            (names.join(" and "), other)
+            Neighbour { name: names.join(" and "), plan: other, ends_alike: set.iter().all(|c| c.ends_alike) }
         })
         .collect()
 }
 
 fn changes(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32) -> Vec<Change> {
     let mut all = Vec::new();
-    let mut add = |subject: (u8, usize), name: String, apply: Apply| all.push(Change { subject, name, apply });
+    let mut add = |subject: (u8, usize), name: String, apply: Apply, ends_alike: bool| {
+        all.push(Change { subject, name, apply, ends_alike });
+    };
     let used = plan.models.iter().flatten().map(|m| m.schedule.threads).max().unwrap_or(1);
     for t in (0..31).map(|i| 1_u32 << i).take_while(|t| *t < threads).chain([threads]).filter(|t| *t != used) {
-        add((0, 0), format!("{t} threads"), Apply::Threads(t));
+        add((0, 0), format!("{t} threads"), Apply::Threads(t), true);
     }
     let facts = facts::of(&plan.strategy, values);
     for (index, site) in facts.sites.iter().enumerate() {
         let Some(now) = plan.sites.get(site.id as usize) else { continue };
         for (name, how) in site_changes(now, &site.kind) {
-            add((1, index), format!("site {}: {name}", site.id), Apply::Site(site.id as usize, how));
+            let stops = matches!(site.kind, Kind::Generate { stops: true, .. });
+            let alike = !stops || waves(now) == waves(&how);
+            add((1, index), format!("site {}: {name}", site.id), Apply::Site(site.id as usize, how), alike);
         }
     }
     for (m, model) in plan.models.iter().enumerate() {
         let Some(model) = model else { continue };
         let (s, role) = (&model.schedule, &model.role);
         let other = if s.prologue == Prologue::Fused { Prologue::Split } else { Prologue::Fused };
-        add((2, m), format!("{role}: prologues {}", format!("{other:?}").to_lowercase()), Apply::Prologue(m, other));
+        let name = format!("{role}: prologues {}", format!("{other:?}").to_lowercase());
+        add((2, m), name, Apply::Prologue(m, other), true);
         if s.interleave {
-            add((3, m), format!("{role}: gate and up apart"), Apply::Apart(m));
+            add((3, m), format!("{role}: gate and up apart"), Apply::Apart(m), true);
         }
         for rows in [8, 4, 2, 1].into_iter().filter(|r| *r != s.row_block) {
-            add((4, m), format!("{role}: blocks of {rows} rows"), Apply::RowBlock(m, rows));
+            add((4, m), format!("{role}: blocks of {rows} rows"), Apply::RowBlock(m, rows), true);
         }
     }
     all
+}
+
+/// How a site's samples are cut; one wave may be written or left out.
+fn waves(site: &SitePlan) -> &[u32] {
+    match site {
+        SitePlan::Generate { waves, .. } if waves.len() > 1 => waves,
+        _ => &[],
+    }
 }
 
 /// Other schedules of a site.
@@ -121,9 +148,7 @@ fn site_changes(now: &SitePlan, kind: &Kind) -> Vec<(String, SitePlan)> {
                 let mut cuts = vec![Vec::new(), cut(2), cut(4)];
                 // Two samples are the same waves in two parts and in four.
                 cuts.dedup();
-                // One wave may be written or left out.
-                let current: &[u32] = if waves.len() <= 1 { &[] } else { waves };
-                for cut in cuts.into_iter().filter(|cut| cut != current) {
+                for cut in cuts.into_iter().filter(|cut| cut != self::waves(now)) {
                     let name = if cut.is_empty() { "one wave".to_owned() } else { format!("waves of {cut:?}") };
                     let bucket = cut.iter().copied().max().unwrap_or(*n);
                     all.push((name, with(cut, *prefix, bucket)));

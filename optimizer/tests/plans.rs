@@ -9,6 +9,7 @@ use ir::schedule::Numerics;
 use optimizer::{ASSUMPTIONS, Options, PlanError};
 use plan_setup::{lawful, models, options, plan, reference, strategies, strategy};
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 const VERIFIED: &str = r#"
@@ -416,4 +417,17 @@ fn scores_that_are_not_taken_side_by_side_are_planned_one_by_one() {
     // Free checks need no program at all.
     let source = VERIFIED.replace("command(\"judge\"), ", "");
     assert!(calls(&source, 4).2.is_none());
+}
+
+#[test]
+fn only_other_waves_of_a_site_that_a_rule_stops_may_end_otherwise() {
+    for (source, all_alike) in [(EARLY, false), (MANY, true)] {
+        let plan = plan(&strategy(source), &reference(), &options()).expect("it fits");
+        let beside = optimizer::neighbours(&plan, &BTreeMap::new(), 2, 1000);
+        for other in &beside {
+            let recut = other.name.contains("wave");
+            assert_eq!(other.ends_alike, all_alike || !recut, "{}", other.name);
+        }
+        assert!(beside.iter().any(|n| n.name.contains("wave")), "waves are among what is changed");
+    }
 }

@@ -1,7 +1,7 @@
 //! `inferc bench --plans N`: what the planner's choice is worth. Runs the chosen plan and plans beside it on one input.
 //!
 //! All plans of a strategy end in the same way, with the same answer or the same `fail`, so a plan that ends otherwise is
-//! a fault and ends the command. Rounds are interleaved. In the first, a plan that takes much longer than the fastest so
+//! a fault and ends the command; but for plans with other waves where a rule stops a site, which may end with other samples. Rounds are interleaved. In the first, a plan that takes much longer than the fastest so
 //! far is stopped. The fastest plans and the chosen one meet again in more rounds, and only those decide, because the best
 //! of many noisy times is too good. Regret is time(chosen) / time(best). Every run computes its prompts anew; resident
 //! weights are shared by the plans that lay them out alike.
@@ -15,6 +15,7 @@ use inferc::inputs;
 use inferc::prepare::Prepared;
 use ir::artifact::Artifact;
 use ir::plan_text::seconds;
+use optimizer::Neighbour;
 use runtime::exec::{Event, Options, RunError, Watch};
 use runtime::value::Value;
 use serde_json::json;
@@ -48,6 +49,8 @@ enum End {
 /// A plan and its times.
 struct Entry {
     name: String,
+    /// It must end as the chosen plan does.
+    ends_alike: bool,
     artifact: Artifact,
     /// Of the rounds of all plans.
     seconds: Vec<f64>,
@@ -103,10 +106,11 @@ pub(crate) fn run(args: &BenchArgs, most: usize) -> Result<u8> {
     let chosen = prepared.plan(&machine, args.binding.assumptions())?;
     let others = optimizer::neighbours(&chosen, &prepared.values, machine.threads, most);
     let mut entries = Vec::new();
-    for (name, plan) in std::iter::once(("chosen".to_owned(), chosen)).chain(others) {
+    let chosen = Neighbour { name: "chosen".to_owned(), plan: chosen, ends_alike: true };
+    for Neighbour { name, plan, ends_alike } in std::iter::once(chosen).chain(others) {
         let artifact = prepared.generate(plan, &machine, &checked).with_context(|| format!("plan \"{name}\""))?;
         let (seconds, finals) = (Vec::new(), Vec::new());
-        entries.push(Entry { name, artifact, seconds, finals, stopped: None, held: None });
+        entries.push(Entry { name, ends_alike, artifact, seconds, finals, stopped: None, held: None });
     }
     let cancel = cancel_on_interrupt()?;
     let mut bench = Bench { args, prepared, words, cancel, shelf: Shelf::default(), end: None };
@@ -169,16 +173,17 @@ impl Bench<'_> {
                 (self.shelf.load(artifact, verifiers, tuned, &self.cancel, &mut |_| {})?, false)
             }
         };
-        let mut ran = self.once(&entry.name, &mut ready, limit)?;
+        let mut ran = self.once(entry, &mut ready, limit)?;
         if !warm && matches!(ran, Ran::Whole(s) if s < WARM_UP) {
-            ran = self.once(&entry.name, &mut ready, limit)?;
+            ran = self.once(entry, &mut ready, limit)?;
         }
         entry.held = Some((ready, true));
         Ok(ran)
     }
 
-    /// One run; it must end as all runs do.
-    fn once(&mut self, name: &str, ready: &mut Ready, limit: Option<f64>) -> Result<Ran> {
+    /// One run; it must end as all runs do that end alike.
+    fn once(&mut self, entry: &Entry, ready: &mut Ready, limit: Option<f64>) -> Result<Ran> {
+        let name = &entry.name;
         let values: Vec<Value> =
             ready.engine.arguments(&self.words).map_err(|e| anyhow::anyhow!("{e}; parameters follow `--`"))?;
         ready.session.forget();
@@ -201,7 +206,7 @@ impl Bench<'_> {
         };
         match &self.end {
             None => self.end = Some(end),
-            Some(known) if *known != end => {
+            Some(known) if entry.ends_alike && *known != end => {
                 bail!("plan \"{name}\" ends with {end:?} where the others end with {known:?}: this is a fault")
             }
             Some(_) => {}
@@ -262,7 +267,7 @@ fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
             "chosen_seconds": chosen, "best_seconds": best,
             "rows": entries.iter().enumerate().map(|(i, e)| json!({
                 "plan": e.name, "seconds": e.median(), "rounds": e.rounds(), "finalist": i < finalists,
-                "stopped": e.stopped.is_some(),
+                "stopped": e.stopped.is_some(), "ends_alike": e.ends_alike,
             })).collect::<Vec<_>>(),
         })),
         Format::Text => {
