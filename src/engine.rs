@@ -1,6 +1,7 @@
 //! From an artifact to something that runs: models loaded, tokenizers and chat templates read, token rules mapped.
 //!
-//! Roles that name the same file share its weights, and artifacts loaded from one [`Shelf`] do. Loading says what it does through a callback; nothing is printed.
+//! Roles that name the same file share its weights, and artifacts loaded from one [`Shelf`] do. Loading says what it does
+//! through a callback; nothing is printed.
 
 use anyhow::{Context as _, Result};
 use ir::artifact::Artifact;
@@ -111,20 +112,6 @@ impl TokenRules for Rules {
     }
 }
 
-/// Loads an artifact. `bindings` are the verifier roles', `tuned` the values of tunables, `say` gets one line per step.
-///
-/// # Errors
-/// When a model file is missing, malformed or another one than the plan was made for, or memory is short.
-pub fn load(
-    artifact: Artifact,
-    bindings: &[(String, Binding)],
-    tuned: &[(String, String)],
-    cancel: &Arc<AtomicBool>,
-    say: &mut dyn FnMut(&str),
-) -> Result<Ready> {
-    Shelf::default().load(artifact, bindings, tuned, cancel, say)
-}
-
 /// Ways of laying out the weights of one file that a shelf keeps.
 const LAYOUTS: usize = 2;
 
@@ -151,10 +138,10 @@ impl Shelf {
         Self { opened, ..Self::default() }
     }
 
-    /// Loads an artifact; see [`load`].
+    /// Loads an artifact. `bindings` are the verifier roles', `tuned` the values of tunables, `say` gets one line per step.
     ///
     /// # Errors
-    /// As [`load`].
+    /// When a model file is missing, malformed or another one than the plan was made for, or memory is short.
     pub fn load(
         &mut self,
         artifact: Artifact,

@@ -104,11 +104,13 @@ pub enum Buf {
     Rope,
     /// Keys of one layer. With `block =` [`KvFormat::head_bytes`], the keys of head `h` on the page with number `n` are
     /// `[head_dim][PAGE]` f16, or for int8 `[head_dim / 4][PAGE][4]` bytes, each 128 more than the rounded key, and `[PAGE]`
-    /// f32 scales behind them, at byte `(n + h·`[`head_blocks`]`)·block` behind [`Arg::Kv`]. Numbers are the pool's: those of a group's pages follow each other, the first is a multiple of
-    /// [`GROUP`], and between groups there is room for what else the pool keeps there.
+    /// f32 scales behind them, at byte `(n + h·`[`head_blocks`]`)·block` behind [`Arg::Kv`]. Numbers are the pool's: those
+    /// of a group's pages follow each other, the first is a multiple of [`GROUP`], and between groups there is room for
+    /// what else the pool keeps there.
     Keys,
     /// Values of one layer: per page and head `[PAGE][head_dim]` f16, or for int8 `[PAGE / 4][head_dim][4]` signed bytes, the
-    /// last index over keys, with scales as keys have them, at the same offsets as the keys; a prefetch may count on them lying `GROUP` blocks behind the keys.
+    /// last index over keys, with scales as keys have them, at the same offsets as the keys; a prefetch may count on them
+    /// lying `GROUP` blocks behind the keys.
     Values,
     /// Keys and values of the step's rows before they are rounded to int8, f32: `[row][2][kv_heads · head_dim]`.
     Fresh,

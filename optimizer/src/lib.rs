@@ -3,9 +3,10 @@
 //!
 //! Reading order: [`kinetics`] (published formulas, for comparing), [`roofline`] (what decisions are priced with),
 //! [`facts`] (what of a strategy matters), the crate-private `language`, `rules`, `extract` (the e-graph), `physical`
-//! (properties chosen by enumeration), [`lossy`] (what only an allowance permits), `prices` (what a term costs), `decisions` and `tree` (the chosen term as a plan
-//! and as a report), `classes` (arithmetic, chosen by whole plans), and [`planner`], whose `optimize` is the pipeline. [`replay`] prices what a run really did,
-//! [`crossovers`] says from where on one way of doing the same is faster than another.
+//! (properties chosen by enumeration), [`lossy`] (what only an allowance permits), `prices` (what a term costs),
+//! `decisions` and `tree` (the chosen term as a plan and as a report), `classes` (arithmetic, chosen by whole plans), and
+//! [`planner`], whose `optimize` is the pipeline. [`replay`] prices what a run really did, [`crossovers`] says from where
+//! on one way of doing the same is faster than another.
 
 #![warn(clippy::disallowed_methods)]
 

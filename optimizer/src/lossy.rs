@@ -1,8 +1,9 @@
 //! Lossy alternatives of a model's cache and attention: which of them a strategy allows, and which of those is cheapest.
 //!
 //! Takes a strategy's allowances, the model on its target and a typical step; returns how keys and values are kept and
-//! which pages are attended to, with the decisions; [`crate::classes`] decides on the arithmetic by whole plans. Nothing lossy is ever chosen without an allowance, whatever it saves;
-//! among what is allowed only the price decides, and of equal prices the exact alternative wins.
+//! which pages are attended to, with the decisions; [`crate::classes`] decides on the arithmetic by whole plans. Nothing
+//! lossy is ever chosen without an allowance, whatever it saves; among what is allowed only the price decides, and of equal
+//! prices the exact alternative wins.
 
 use crate::physical::Demand;
 use crate::roofline::{Roofline, Time};

@@ -4,7 +4,7 @@
 //! the same tokens at other speeds, so that running them shows what the choice was worth. One kind may give others: where
 //! a rule over the finished samples stops a site, other waves finish them in another order. Prices nothing.
 
-use crate::facts::{self, Kind};
+use crate::facts::{self, Facts, Kind};
 use ir::plan::{Plan, PrefixMode, ScoreMode, SitePlan};
 use ir::schedule::Prologue;
 use std::collections::BTreeMap;
@@ -28,7 +28,6 @@ struct Change {
     subject: (u8, usize),
     name: String,
     apply: Apply,
-    ends_alike: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +64,11 @@ impl Apply {
 /// `threads` the most there may be.
 #[must_use]
 pub fn neighbours(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32, most: usize) -> Vec<Neighbour> {
-    let changes = changes(plan, values, threads);
+    let facts = facts::of(&plan.strategy, values);
+    let changes = changes(plan, &facts, threads);
+    let stops = |site: &&facts::Site| matches!(site.kind, Kind::Generate { stops: true, .. });
+    let stopped: Vec<usize> = facts.sites.iter().filter(stops).map(|site| site.id as usize).collect();
+    let cut = |plan: &Plan, site: usize| plan.sites.get(site).map(|s| waves(s).to_vec());
     let single = changes.iter().map(|c| vec![c]);
     let pairs = changes
         .iter()
@@ -80,27 +83,23 @@ pub fn neighbours(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32, mos
                 change.apply.on(&mut other);
             }
             let names: Vec<&str> = set.iter().map(|c| c.name.as_str()).collect();
-            Neighbour { name: names.join(" and "), plan: other, ends_alike: set.iter().all(|c| c.ends_alike) }
+            let ends_alike = stopped.iter().all(|site| cut(plan, *site) == cut(&other, *site));
+            Neighbour { name: names.join(" and "), plan: other, ends_alike }
         })
         .collect()
 }
 
-fn changes(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32) -> Vec<Change> {
+fn changes(plan: &Plan, facts: &Facts, threads: u32) -> Vec<Change> {
     let mut all = Vec::new();
-    let mut add = |subject: (u8, usize), name: String, apply: Apply, ends_alike: bool| {
-        all.push(Change { subject, name, apply, ends_alike });
-    };
+    let mut add = |subject: (u8, usize), name: String, apply: Apply| all.push(Change { subject, name, apply });
     let used = plan.models.iter().flatten().map(|m| m.schedule.threads).max().unwrap_or(1);
     for t in (0..31).map(|i| 1_u32 << i).take_while(|t| *t < threads).chain([threads]).filter(|t| *t != used) {
-        add((0, 0), format!("{t} threads"), Apply::Threads(t), true);
+        add((0, 0), format!("{t} threads"), Apply::Threads(t));
     }
-    let facts = facts::of(&plan.strategy, values);
     for (index, site) in facts.sites.iter().enumerate() {
         let Some(now) = plan.sites.get(site.id as usize) else { continue };
         for (name, how) in site_changes(now, &site.kind) {
-            let stops = matches!(site.kind, Kind::Generate { stops: true, .. });
-            let alike = !stops || waves(now) == waves(&how);
-            add((1, index), format!("site {}: {name}", site.id), Apply::Site(site.id as usize, how), alike);
+            add((1, index), format!("site {}: {name}", site.id), Apply::Site(site.id as usize, how));
         }
     }
     for (m, model) in plan.models.iter().enumerate() {
@@ -108,12 +107,12 @@ fn changes(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32) -> Vec<Cha
         let (s, role) = (&model.schedule, &model.role);
         let other = if s.prologue == Prologue::Fused { Prologue::Split } else { Prologue::Fused };
         let name = format!("{role}: prologues {}", format!("{other:?}").to_lowercase());
-        add((2, m), name, Apply::Prologue(m, other), true);
+        add((2, m), name, Apply::Prologue(m, other));
         if s.interleave {
-            add((3, m), format!("{role}: gate and up apart"), Apply::Apart(m), true);
+            add((3, m), format!("{role}: gate and up apart"), Apply::Apart(m));
         }
         for rows in [8, 4, 2, 1].into_iter().filter(|r| *r != s.row_block) {
-            add((4, m), format!("{role}: blocks of {rows} rows"), Apply::RowBlock(m, rows), true);
+            add((4, m), format!("{role}: blocks of {rows} rows"), Apply::RowBlock(m, rows));
         }
     }
     all

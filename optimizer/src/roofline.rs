@@ -22,7 +22,7 @@ const CPU_ATTEND: f64 = 0.35;
 const CHANNEL: &str = "linear.int8_channel";
 const CHANNEL_TILES: &str = "linear.int8_channel_tiles";
 /// Rows of a tile.
-const TILE_ROWS: u32 = 16;
+const TILE_ROWS: u32 = ir::kernel::TILE_ROWS as u32;
 /// Rows from which a tile of 16 rows is taken to be faster than blocks of rows where it was not measured: an estimate, from
 /// a machine on which blocks were faster up to 8 rows and tiles from about 10.
 const TILE_FROM: u32 = 10;

@@ -732,11 +732,7 @@ impl LanguageModel for LocalModel {
     }
 
     fn step(&mut self, appends: &[Append<'_>], sink: &mut dyn FnMut(usize, usize, Row<'_>)) -> Result<()> {
-        let mut look = |append, token, row: Row<'_>| {
-            sink(append, token, row);
-            None
-        };
-        self.advance(appends, &[], &mut Out { look: &mut look, choices: Vec::new() })
+        self.step_placed(appends, &[], sink)
     }
 
     fn step_placed(

@@ -4,8 +4,9 @@
 use super::{FAILED, OK, print, print_json, say};
 use crate::args::{BenchArgs, Format};
 use anyhow::{Context as _, Result, bail};
+use inferc::engine::Shelf;
 use inferc::measure::{self, Case, Measured};
-use inferc::{engine, grade, inputs, report, roofs};
+use inferc::{grade, inputs, report, roofs};
 use ir::plan::{Plan, PrefixMode};
 use ir::plan_text::{seconds, three};
 use ir::strategy::Ty;
@@ -52,7 +53,7 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
     };
     let artifact = prepared.artifact(&machine, args.binding.assumptions(), &checked)?;
     let cancel = super::run::cancel_on_interrupt()?;
-    let mut ready = engine::load(artifact, &prepared.verifiers, &prepared.tuned, &cancel, &mut |_| {})?;
+    let mut ready = Shelf::default().load(artifact, &prepared.verifiers, &prepared.tuned, &cancel, &mut |_| {})?;
     let loud = std::io::stderr().is_terminal();
     let mut tally = Tally::default();
     for (line, task) in &tasks {

@@ -1,10 +1,11 @@
 //! `inferc bench --plans N`: what the planner's choice is worth. Runs the chosen plan and plans beside it on one input.
 //!
 //! All plans of a strategy end in the same way, with the same answer or the same `fail`, so a plan that ends otherwise is
-//! a fault and ends the command; but for plans with other waves where a rule stops a site, which may end with other samples. Rounds are interleaved. In the first, a plan that takes much longer than the fastest so
-//! far is stopped. The fastest plans and the chosen one meet again in more rounds, and only those decide, because the best
-//! of many noisy times is too good. Regret is time(chosen) / time(best). Every run computes its prompts anew; resident
-//! weights are shared by the plans that lay them out alike.
+//! a fault and ends the command; but for plans with other waves where a rule stops a site, which may end with other
+//! samples. Rounds are interleaved. In the first, a plan that takes much longer than the fastest so far is stopped. The
+//! fastest plans and the chosen one meet again in more rounds, and only those decide, because the best of many noisy times
+//! is too good. Regret is time(chosen) / time(best). Every run computes its prompts anew; resident weights are shared by
+//! the plans that lay them out alike.
 
 use super::run::{cancel_on_interrupt, parameters};
 use super::{FAILED, OK, print, print_json, say};
@@ -280,11 +281,12 @@ fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
                     (format!("{sign}{}", seconds(e.median())), format!("{sign}{:.2}", e.median() / chosen));
                 print(&format!("{:<60} {time:>10}  {ratio:>6} of the chosen  ({note})\n", e.name));
             }
-            let all =
-                if stopped == 0 { "all".to_owned() } else { format!("the {} not stopped", entries.len() - stopped) };
+            let bound = entries.iter().filter(|e| e.stopped.is_none() && e.ends_alike).count();
+            let by =
+                if bound == entries.len() { "all".to_owned() } else { format!("the {bound} that must and ran whole") };
             let same = match end {
-                End::Answer(..) => format!("the same answer by {all}"),
-                End::Failed(text) => format!("the same `fail` by {all}: {text}"),
+                End::Answer(..) => format!("the same answer by {by}"),
+                End::Failed(text) => format!("the same `fail` by {by}: {text}"),
             };
             print(&format!("{} plans, {same}; regret {regret:.3}\n", entries.len()));
         }

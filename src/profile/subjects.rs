@@ -10,6 +10,7 @@ use crate::machine::Machine;
 use crate::measure;
 use crate::synthetic::{Shape, gguf};
 use anyhow::Result;
+use ir::kernel::TILE_ROWS;
 use ir::plan::PrefixMode;
 use ir::program::PAGE;
 use ir::schedule::{Attention, KvFormat, Numerics};
@@ -51,8 +52,6 @@ const FORMATS: &[Format] = &[
     format("int8_channel", DType::Q8_0, Numerics::Int8Channel),
     Format { tiles: true, ..format("int8_channel_tiles", DType::Q8_0, Numerics::Int8Channel) },
 ];
-/// Rows that fill a tile.
-const TILE: u32 = 16;
 /// Rows per step at which linear rates are measured.
 const ROWS: &[u32] = &[1, 2, 4, 8, 12, 16, 32, 128];
 /// Weights of the model that caches do not hold, bytes.
@@ -189,7 +188,9 @@ fn linear(format: Format) -> [Subject; 2] {
     [(small, false), (large, true)].map(|(shape, streamed)| {
         // Output matrices are large: the small model says nothing about them. Nor does a model of a hundred megabytes
         // say more about long prompts than the small one.
-        let rows = ROWS.iter().filter(|r| (!streamed || **r <= 32) && (!format.tiles || **r % TILE == 0));
+        let rows = ROWS
+            .iter()
+            .filter(|r| (!streamed || **r <= 32) && (!format.tiles || (**r as usize).is_multiple_of(TILE_ROWS)));
         let logits = streamed && numerics != Numerics::Int8Channel;
         let step = |rows| if rows <= 32 { Step::Fresh { rows, logits } } else { Step::Prompt { rows } };
         Subject {

@@ -1,7 +1,7 @@
 //! A folder with a small synthetic model, a manifest and sources; and the library's way from a source to a session.
 
 use ::inferc::cache::Cache;
-use ::inferc::engine::{self, Ready};
+use ::inferc::engine::{Ready, Shelf};
 use ::inferc::machine::{Machine, Wishes};
 use ::inferc::prepare::{self, Prepared};
 use ::inferc::synthetic::{Shape, gguf};
@@ -112,7 +112,7 @@ pub(crate) fn artifact(source: &str, model: &Path, machine: &Machine) -> Artifac
 
 /// Loads an artifact.
 pub(crate) fn ready(artifact: Artifact) -> Ready {
-    engine::load(artifact, &[], &[], &Arc::new(AtomicBool::new(false)), &mut |_| {}).expect("it loads")
+    Shelf::default().load(artifact, &[], &[], &Arc::new(AtomicBool::new(false)), &mut |_| {}).expect("it loads")
 }
 
 /// Runs a request.

@@ -124,14 +124,7 @@ impl Append<'_> {
 
         let k = load(b, 0);
         let (inverse, scale) = scales(b, &k);
-        // 0 · Σx: a key that is no number makes its scale none, so that its score is none either.
-        let (zero, mut sum) = (b.flt(0.0), k[0]);
-        for &x in &k[1..] {
-            sum = b.add(sum, x);
-        }
-        let sum = b.sum_lanes(sum);
-        let nothing = b.mul(sum, zero);
-        let scale = b.add(scale, nothing);
+        let scale = none_if_unsound(b, scale, &k);
         b.store_f32(self.keys.at(scale_at, dims.scales()), scale);
         // Four dimensions of a key are neighbours, so the row goes to its places by fours.
         let row = b.shared_local("row", d);
@@ -232,6 +225,17 @@ pub(super) fn scales(b: &mut Build, x: &[Vf]) -> (Vf, Flt) {
     let inverse = b.div(top, most);
     let inverse = b.select(Cmp::Lt, most, least, zero, inverse);
     (b.splat(inverse), scale)
+}
+
+/// `scale`, or no number where one of the numbers is none or not finite (`0 · Σx`), so that no product with it is one.
+pub(super) fn none_if_unsound(b: &mut Build, scale: Flt, x: &[Vf]) -> Flt {
+    let (zero, mut sum) = (b.flt(0.0), x[0]);
+    for &x in &x[1..] {
+        sum = b.add(sum, x);
+    }
+    let sum = b.sum_lanes(sum);
+    let nothing = b.mul(sum, zero);
+    b.add(scale, nothing)
 }
 
 /// A little more than `x`: by 2⁻¹⁰ of its size and 2⁻²⁴, twice what rounding to f16 can take away; at most the largest f16.

@@ -10,8 +10,8 @@
 //! not depend on how many queries, pages or vectors are taken together.
 
 use super::Dims;
-use super::append::scales;
-use super::attend::{Attend, Chunk};
+use super::append::{none_if_unsound, scales};
+use super::attend::{Attend, Chunk, QUERIES, SCORE_BYTES};
 use super::build::{Build, Bytes, Int, Place, Var, Vf, Vi};
 use ir::kernel::Mem;
 use ir::program::PAGE;
@@ -68,20 +68,16 @@ impl Queries {
                 let to = b.scale_add(g, stride(dims), to);
                 let q: Vec<Vf> = (0..d / 16).map(|t| b.load(Mem::F32, query.at(from, 64 * t))).collect();
                 let (inverse, scale) = scales(b, &q);
-                let (none, nought) = (b.vf(0.0), b.flt(0.0));
-                let (mut sum, mut sum_rounded) = (none, none);
+                let scale = none_if_unsound(b, scale, &q);
+                b.store_f32(self.place.at(to, d + 64), scale);
+                let mut sum_rounded = b.vf(0.0);
                 for (t, x) in (0..).zip(q) {
-                    sum = b.add(sum, x);
                     let x = b.mul(x, inverse);
                     let rounded = b.round(x);
                     b.store_ints(Mem::I8, self.place.at(to, 16 * t), rounded);
                     let rounded = b.float(rounded);
                     sum_rounded = b.add(sum_rounded, rounded);
                 }
-                let sum = b.sum_lanes(sum);
-                let nothing = b.mul(sum, nought);
-                let scale = b.add(scale, nothing);
-                b.store_f32(self.place.at(to, d + 64), scale);
                 // Integers of a few digits: a sum of floats has them exactly.
                 let sum = b.sum_lanes(sum_rounded);
                 let minus = b.flt(-f32::from(KEY_ZERO));
@@ -107,7 +103,7 @@ impl Attend<'_> {
         // More than one turn: without a loop around them queries would be spread over all lanes once, ahead of all pages,
         // and come as 64 bytes each from more memory than the first cache has.
         let step = if d > 32 { 32 } else { 16 };
-        for (block, queries) in self.blocks_of_queries(c, super::attend::QUERIES).into_iter().enumerate() {
+        for (block, queries) in self.blocks_of_queries(c, QUERIES).into_iter().enumerate() {
             let n = queries.len() as i64;
             // Few queries leave room to take pages together; one behind the last may be the last again, behind all limits.
             let wide = [1, 2, 4].into_iter().find(|wide| n * wide >= CHAINS).unwrap_or(4);
@@ -238,10 +234,10 @@ impl Attend<'_> {
             b.load_bytes(self.values.at(values, KEYS_IN_LANE * (group * self.dims.head_dim + 16 * (first + i))))
         };
         let weight = |b: &mut Build, q: i64, group: i64| {
-            b.load_bytes4(self.scores.at(weights, q * super::attend::SCORE_BYTES + KEYS_IN_LANE * group))
+            b.load_bytes4(self.scores.at(weights, q * SCORE_BYTES + KEYS_IN_LANE * group))
         };
         let add = |b: &mut Build, q: i64, sums: &[Var<Vf>], dots: &[Vi]| {
-            let scale = b.load_splat(self.scores.at(weights, q * super::attend::SCORE_BYTES + WEIGHT_SCALE));
+            let scale = b.load_splat(self.scores.at(weights, q * SCORE_BYTES + WEIGHT_SCALE));
             for (&sum, &dot) in sums.iter().zip(dots) {
                 let dot = b.float(dot);
                 let next = b.fma(dot, scale, sum.now());

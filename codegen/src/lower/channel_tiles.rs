@@ -11,7 +11,7 @@ use ir::kernel::{Mem, Tile};
 use ir::tensor::CHANNEL_K;
 
 /// Rows of a tile of activations.
-pub(super) const TILE_ROWS: i64 = 16;
+pub(super) const TILE_ROWS: i64 = ir::kernel::TILE_ROWS as i64;
 /// Most rows at a time: two tiles that share a tile of weights.
 pub(super) const MOST_ROWS: i64 = 2 * TILE_ROWS;
 /// Rows behind the last one that are read.

@@ -5,7 +5,8 @@
 //! as the budget has room for. Equal bounds go to the earlier page. The bound of a page is Σ over channels of
 //! `max(q·min, q·max)`, summed over the query heads of the KV head: no key of the page has a larger sum of scores. Over int8
 //! attention rounds its queries, by at most half a step of `max|q| / 127` per channel; scores of rounded queries can exceed
-//! the bound by no more than what that makes of the key. A bound that is no number counts as the largest. There is no sort: the smallest bound that is in is found bit by bit.
+//! the bound by no more than what that makes of the key. A bound that is no number counts as the largest. There is no sort:
+//! the smallest bound that is in is found bit by bit.
 //!
 //! Where lists may be trimmed, the smallest bound that is in is also the largest one at which the pages down to it hold the
 //! wanted share of the weight of all pages between the first and the last ones, `exp((bound − largest) / query heads)` each.
