@@ -4,8 +4,9 @@
 //! are `noalias` parameters. Registers assigned once are SSA values, the others stack slots that LLVM promotes. Nothing
 //! is reassociated or contracted (no fast-math flags; `llvm.fma`, never `fmuladd`), and loops carry metadata that keeps
 //! LLVM from unrolling or vectorising what a kernel has laid out. Tiles are those of AMX by their numbers, configured
-//! where a kernel that uses them begins and released where it ends; without AMX they are memory ([`super::tiles`]). The text names no host and needs no LLVM to make.
-//! What it does not do: check kernels, or ask whether the machine has the instruction set.
+//! where a kernel that uses them begins and released where it ends; without AMX they are memory ([`super::tiles`]). The
+//! text names no host and needs no LLVM to make. What it does not do: check kernels, or ask whether the machine has the
+//! instruction set.
 
 use super::byte_bounds;
 use super::llvm_ops;

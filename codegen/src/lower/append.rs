@@ -10,15 +10,11 @@
 use super::attend_int8::{KEY_ZERO, KEYS_IN_LANE};
 use super::build::{Build, Built, Flt, Int, Place, Slot, Vf};
 use super::pages::{self, Choice};
+use super::rounding::{F16_MAX, none_if_unsound, step};
 use super::{Dims, row_words, step_words};
 use ir::kernel::{Cmp, Mem, Split};
 use ir::program::{Buf, PAGE};
 use ir::schedule::KvFormat;
-
-/// Largest f16: summaries stay finite whatever the keys are, and so do values, which masked keys weigh with 0.
-const F16_MAX: f32 = 65504.0;
-/// Rows whose largest magnitude is below this are taken as 0, before `127 / max|x|` overflows.
-const QUANTISE_ZERO_BELOW: f32 = 1e-30;
 
 /// Places of the append.
 struct Append<'a> {
@@ -123,7 +119,7 @@ impl Append<'_> {
         let scale_at = b.scale_add(in_page, 4, base);
 
         let k = load(b, 0);
-        let (inverse, scale) = scales(b, &k);
+        let (scale, inverse) = step(b, &k);
         let scale = none_if_unsound(b, scale, &k);
         b.store_f32(self.keys.at(scale_at, dims.scales()), scale);
         // Four dimensions of a key are neighbours, so the row goes to its places by fours.
@@ -150,7 +146,7 @@ impl Append<'_> {
                 b.min(x, most)
             })
             .collect();
-        let (inverse, scale) = scales(b, &v);
+        let (scale, inverse) = step(b, &v);
         b.store_f32(values.at(scale_at, dims.scales()), scale);
         let (group, in_lane) = b.div_rem(in_page, KEYS_IN_LANE);
         let at = b.scale_add(group, KEYS_IN_LANE * d, base);
@@ -210,32 +206,6 @@ impl Append<'_> {
         b.store_f16(summary.at(at, 0), low);
         b.store_f16(summary.at(at, 2 * self.dims.head_dim), high);
     }
-}
-
-/// `127 / max|x|` in all lanes (0 when all are nearly 0), and `max|x| / 127`.
-pub(super) fn scales(b: &mut Build, x: &[Vf]) -> (Vf, Flt) {
-    let mut most = b.abs(x[0]);
-    for &x in &x[1..] {
-        let x = b.abs(x);
-        most = b.max(most, x);
-    }
-    let most = b.max_lanes(most);
-    let (zero, top, least) = (b.flt(0.0), b.flt(127.0), b.flt(QUANTISE_ZERO_BELOW));
-    let scale = b.div(most, top);
-    let inverse = b.div(top, most);
-    let inverse = b.select(Cmp::Lt, most, least, zero, inverse);
-    (b.splat(inverse), scale)
-}
-
-/// `scale`, or no number where one of the numbers is none or not finite (`0 · Σx`), so that no product with it is one.
-pub(super) fn none_if_unsound(b: &mut Build, scale: Flt, x: &[Vf]) -> Flt {
-    let (zero, mut sum) = (b.flt(0.0), x[0]);
-    for &x in &x[1..] {
-        sum = b.add(sum, x);
-    }
-    let sum = b.sum_lanes(sum);
-    let nothing = b.mul(sum, zero);
-    b.add(scale, nothing)
 }
 
 /// A little more than `x`: by 2⁻¹⁰ of its size and 2⁻²⁴, twice what rounding to f16 can take away; at most the largest f16.

@@ -10,9 +10,9 @@
 //! not depend on how many queries, pages or vectors are taken together.
 
 use super::Dims;
-use super::append::{none_if_unsound, scales};
 use super::attend::{Attend, Chunk, QUERIES, SCORE_BYTES};
 use super::build::{Build, Bytes, Int, Place, Var, Vf, Vi};
+use super::rounding::{none_if_unsound, step};
 use ir::kernel::Mem;
 use ir::program::PAGE;
 
@@ -67,7 +67,7 @@ impl Queries {
                 let from = b.scale_add(g, 4 * d, from);
                 let to = b.scale_add(g, stride(dims), to);
                 let q: Vec<Vf> = (0..d / 16).map(|t| b.load(Mem::F32, query.at(from, 64 * t))).collect();
-                let (inverse, scale) = scales(b, &q);
+                let (scale, inverse) = step(b, &q);
                 let scale = none_if_unsound(b, scale, &q);
                 b.store_f32(self.place.at(to, d + 64), scale);
                 let mut sum_rounded = b.vf(0.0);

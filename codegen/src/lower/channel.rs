@@ -1,8 +1,8 @@
 //! The product of the class int8 per channel: rows rounded block by block times a tile with one scale per output.
 //!
-//! Takes what [`super::linear`] takes; returns the sums. Per block of features that share an activation's scale, one chain
-//! (or several, when rows are few) of `Dot4` per row from `−128·Σq`, which makes the integer exact, however it is divided; then one conversion, fused into
-//! the output with the row's scale. The weights' scales come once, at the end.
+//! Takes what [`super::linear`] takes; returns the sums. Per block of features that share an activation's scale, one
+//! chain (or several, when rows are few) of `Dot4` per row from `−128·Σq`, which makes the integer exact, however it is
+//! divided; then one conversion, fused into the output with the row's scale. The weights' scales come once, at the end.
 
 use super::build::{Build, Int, Vf, Vi};
 use super::linear::Product;

@@ -29,6 +29,7 @@ mod project;
 mod prologue;
 mod qkv;
 mod record;
+mod rounding;
 mod sample;
 mod select;
 

@@ -7,6 +7,7 @@ use super::build::{Build, Built, Int, Place, Role, Slot, Vf};
 use super::linear::{Matrix, RESULT_BYTES, Resident, Results, Rows, row_blocks, tiles_by_bands};
 use super::prologue::{Norm, rows};
 use super::record::Record;
+use super::rounding::F16_MAX;
 use super::{Dims, row_words, step_words};
 use ir::kernel::Mem;
 use ir::program::{Buf, PAGE};
@@ -16,9 +17,6 @@ use ir::schedule::KvFormat;
 const KV_BYTES: i64 = 2;
 /// Bytes from one dimension of a key to the next.
 const KEY_STRIDE: i64 = PAGE as i64 * KV_BYTES;
-
-/// Largest f16. Values are kept finite because a masked key weighs them with 0, and 0 · ∞ would reach a neighbour.
-const F16_MAX: f32 = 65504.0;
 
 /// Where a projection's outputs go.
 #[derive(Clone, Copy)]
@@ -230,6 +228,7 @@ impl Shared<'_> {
             Target::Value(values) => {
                 let at = self.value_place(b, row, (head, t));
                 for (x, offset) in halves.into_iter().zip([0, 16 * KV_BYTES]) {
+                    // A masked key weighs its values with 0, and 0 · ∞ would reach a neighbour.
                     let (least, most) = (b.vf(-F16_MAX), b.vf(F16_MAX));
                     let x = b.max(x, least);
                     let x = b.min(x, most);

@@ -5,15 +5,13 @@
 
 use super::build::{Build, Flt, Int, Place, Vf};
 use super::linear::Resident;
-use ir::kernel::{Cmp, Mem};
+use super::rounding::{none_if_unsound, step};
+use ir::kernel::Mem;
 use ir::schedule::Numerics;
 use ir::tensor::{CHANNEL_K, CHANNEL_ZERO, Scales, TILE_K};
 
 /// Bytes of the int8 values of a block.
 const Q_BYTES: i64 = TILE_K as i64;
-
-/// Blocks whose largest magnitude is below this are taken as 0, before `127 / max|x|` overflows.
-const QUANTISE_ZERO_BELOW: f32 = 1e-30;
 
 /// The record of one row of `k` features.
 ///
@@ -165,7 +163,8 @@ impl Record {
 
     /// Writes block `block` of the row at byte `row` of `to`: [`Record::block_features`] features, 16 in each of `x`.
     ///
-    /// `d = max|x| / 127`, `q = round(x · 127 / max|x|)`, 0 when all are (nearly) 0.
+    /// `d = max|x| / 127`, `q = round(x · 127 / max|x|)`, 0 when all are (nearly) 0. A feature that is no finite number
+    /// makes `d` a NaN, and with it whatever reads the block.
     pub(super) fn store_block(&self, b: &mut Build, to: Place, row: Int, block: Int, x: &[Vf]) {
         if self.channel.is_some() {
             self.store_channel(b, to, row, block, x);
@@ -181,9 +180,8 @@ impl Record {
             return;
         }
         let at = b.scale_add(block, self.block_bytes(), row);
-        let (alo, ahi) = (b.abs(lo), b.abs(hi));
-        let most = b.max(alo, ahi);
-        let (d, inverse) = steps(b, most);
+        let (d, inverse) = step(b, x);
+        let d = none_if_unsound(b, d, x);
         let quantise = |b: &mut Build, x: Vf, offset: i64| {
             let x = b.mul(x, inverse);
             let q = b.round(x);
@@ -212,7 +210,7 @@ impl Record {
         }
     }
 
-    /// The same for the class int8 per channel: mixed, then rounded. A feature that is no finite number makes `d` a NaN: a maximum would lose it.
+    /// The same for the class int8 per channel: mixed, then rounded.
     fn store_channel(&self, b: &mut Build, to: Place, row: Int, block: Int, x: &[Vf]) {
         let mut x = x.to_vec();
         let mut half = 1;
@@ -223,16 +221,8 @@ impl Record {
             }
             half *= 2;
         }
-        let zero = b.vf(0.0);
-        let (mut most, mut odd) = (zero, zero);
-        for &x in &x {
-            let size = b.abs(x);
-            most = b.max(size, most);
-            odd = b.fma(x, zero, odd);
-        }
-        let (d, inverse) = steps(b, most);
-        let odd = b.sum_lanes(odd);
-        let d = b.add(d, odd);
+        let (d, inverse) = step(b, &x);
+        let d = none_if_unsound(b, d, &x);
         let at = b.scale_add(block, self.block_features(), row);
         let mut sum = b.vi(0);
         for (i, x) in x.into_iter().enumerate() {
@@ -249,17 +239,6 @@ impl Record {
         let sum = b.sum_lanes(sum);
         store_times(b, to, at, first + 4, sum, -CHANNEL_ZERO);
     }
-}
-
-/// The step `d` of values whose lanes' largest magnitudes these are, and its inverse in all lanes.
-fn steps(b: &mut Build, most: Vf) -> (Flt, Vf) {
-    let most = b.max_lanes(most);
-    let (zero, top) = (b.flt(0.0), b.flt(127.0));
-    let d = b.div(most, top);
-    let inverse = b.div(top, most);
-    let least = b.flt(QUANTISE_ZERO_BELOW);
-    let inverse = b.select(Cmp::Lt, most, least, zero, inverse);
-    (d, b.splat(inverse))
 }
 
 /// Stores the i32 `whole · factor` for a whole number held in a float.

@@ -15,6 +15,7 @@ mod speed;
 mod weights;
 
 use ir::model::Family;
+use ir::program::Buf;
 use ir::schedule::{ModelSchedule, Numerics, Prologue};
 use ir::tensor::DType;
 use machine::{Engine, Machine, Row, Tiny, Types, Widths, schedule};
@@ -27,6 +28,9 @@ const ODD: Widths = [96, 3, 1, 32, 160, 2100];
 
 /// Blocks of 128 and 64 features, nine of them in the feed-forward layer: more than wait for their scales together.
 const TILED: Widths = [128, 2, 1, 64, 576, 50];
+
+/// A team with more members than a kernel of these models has work for.
+pub(crate) const MANY: i64 = 64;
 
 const MIXED: Types =
     [DType::Q4_K, DType::Q6_K, DType::F16, DType::Q5_0, DType::Q4_0, DType::Q8_0, DType::Q5_1, DType::BF16];
@@ -107,7 +111,7 @@ fn channels_give_the_same_bits_however_they_are_taken() {
     let channel = ModelSchedule { numerics: Numerics::Int8Channel, ..schedule() };
     let expected = outcomes(&tiny, &channel, 1, false, Some(&Engine::Interp), &rows());
     for prologue in [Prologue::Fused, Prologue::Split] {
-        for (row_block, team) in [(8, 3), (4, 1), (2, 2), (1, 3)] {
+        for (row_block, team) in [(8, 3), (4, 1), (2, 2), (1, 3), (8, MANY)] {
             let s = ModelSchedule { row_block, prologue, interleave: team == 1, prefetch: 512, ..channel };
             assert_eq!(expected, outcomes(&tiny, &s, team, false, None, &rows()), "{s:?}, team {team}");
         }
@@ -174,9 +178,14 @@ fn schedules_teams_and_cuts_give_the_same_bits() {
         let tiny = Tiny::new(Family::Qwen2, 2, widths, types);
         let expected = outcomes(&tiny, &schedule(), 1, false, None, &rows());
         for prologue in [Prologue::Fused, Prologue::Split] {
-            for (row_block, attend_rows, team, cut) in
-                [(8, 4, 3, true), (4, 8, 1, false), (2, 1, 2, true), (1, 2, 3, false), (8, 4, 2, false)]
-            {
+            for (row_block, attend_rows, team, cut) in [
+                (8, 4, 3, true),
+                (4, 8, 1, false),
+                (2, 1, 2, true),
+                (1, 2, 3, false),
+                (8, 4, 2, false),
+                (8, 4, MANY, true),
+            ] {
                 let s =
                     ModelSchedule { row_block, attend_rows, prologue, interleave: cut, prefetch: 512, ..schedule() };
                 let got = outcomes(&tiny, &s, team, cut, None, &rows());
@@ -208,6 +217,28 @@ fn a_row_alone_equals_the_row_in_a_batch() {
             assert_eq!(batch.outcome(&tiny.model, i, rows.len()), alone.outcome(&tiny.model, 0, 1), "row {i}");
         }
         assert!(batch.kv == alone.kv, "caches differ");
+    }
+}
+
+/// A feature between gate·up and down that is no number: rounding to int8 has no place for it, so its block's step must say so.
+#[test]
+fn one_feature_that_is_no_number_spoils_all_that_reads_it() {
+    let rows = [row(0, 0), row(1, 254)];
+    for down in [DType::Q4_1, DType::Q4_0, DType::Q8_0, DType::Q6_K, DType::Q4_K, DType::F16] {
+        for (numerics, feature) in [(Numerics::Int8, 3), (Numerics::Int8, 61), (Numerics::F32, 40)] {
+            let f = DType::F16;
+            let mut tiny = Tiny::new(Family::Llama, 1, SQUARE, [f, f, f, f, f, f, down, f]);
+            let gate = tiny.matrices.get_mut("blk.0.ffn_gate.weight").expect("a gate");
+            let at = feature * gate.k + 7;
+            gate.w[at] = f64::NAN;
+            let mut m = Machine::new(&tiny, &ModelSchedule { numerics, ..schedule() }, 2);
+            let engine = Engine::best(&m.program);
+            m.run(&engine, &rows);
+            let hidden = tiny.model.hidden as usize;
+            for x in m.floats(Buf::Hidden, 0, rows.len() * hidden) {
+                assert!(!x.is_finite(), "{} in {numerics:?}, feature {feature}: {x}", down.name());
+            }
+        }
     }
 }
 
