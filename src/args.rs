@@ -325,6 +325,9 @@ pub(crate) struct BenchArgs {
     /// may be repeated.
     #[arg(long = "case", value_name = "CASE")]
     pub cases: Vec<String>,
+    /// With --kernels: also time every kernel by itself, in as many further runs of each case.
+    #[arg(long, requires = "kernels")]
+    pub profile: bool,
     /// Repetitions of a case, or rounds of plans.
     #[arg(long, default_value_t = 3)]
     pub repeat: u32,

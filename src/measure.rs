@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use ir::model::Model;
 use ir::plan::{ModelPlan, PrefixMode};
 use ir::strategy::Allow;
-use runtime::forward::{Loaded, LocalModel, Options};
+use runtime::forward::{KernelTime, Loaded, LocalModel, Options};
 use runtime::gguf::Gguf;
 use runtime::model::{Append, LanguageModel, Row, SeqId, Wanted};
 use runtime::sample::{Draw, Key, Sampling, logprob};
@@ -297,6 +297,18 @@ impl Ready {
         }
     }
 
+    /// Runs the case once with every launch timed by itself; what each kernel took, in the program's order.
+    ///
+    /// # Errors
+    /// As [`Ready::once`].
+    pub fn profile(&mut self, model: &mut LocalModel) -> Result<(Measured, Vec<KernelTime>)> {
+        model.start_profile();
+        let measured = self.once(model);
+        let kernels = model.profile().to_vec();
+        model.stop_profile();
+        Ok((measured?, kernels))
+    }
+
     /// Gives the prompt back.
     pub fn free(self, model: &mut LocalModel) {
         model.free(self.root);
@@ -447,6 +459,13 @@ mod tests {
                     assert!(measured.seconds > 0.0);
                     assert_eq!(model.kv_bytes(), before, "{case:?}");
                 }
+                let (measured, kernels) = ready.profile(&mut model).expect("profiled");
+                let sum: f64 = kernels.iter().map(|k| k.seconds).sum();
+                assert!(sum > 0.0 && sum < measured.seconds, "{case:?}: {sum} of {}", measured.seconds);
+                let attend = kernels.iter().find(|k| k.name == "attend").expect("attention");
+                assert_eq!((attend.launches % measured.steps as u64, attend.weight_bytes), (0, 0), "{case:?}");
+                assert!(kernels.iter().any(|k| k.name.starts_with("down") && k.weight_bytes >= 256 * 256 * k.launches));
+                assert!(model.profile().is_empty());
                 ready.free(&mut model);
                 assert_eq!(model.kv_bytes(), 0, "{case:?}");
             }

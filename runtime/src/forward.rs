@@ -6,6 +6,7 @@
 
 mod check;
 mod draws;
+mod profile;
 mod work;
 
 use crate::device::cpu::{Function, Image, Launch, Region, Team};
@@ -29,6 +30,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use work::{Limits, Run, Work};
+
+pub use profile::KernelTime;
 
 /// Name of the embedding matrix.
 const EMBEDDING: &str = "token_embd.weight";
@@ -252,7 +255,7 @@ pub struct LocalModel {
     cancel: Option<Arc<AtomicBool>>,
     metrics: Metrics,
     /// Seconds per kernel, when asked for.
-    profile: Option<Vec<f64>>,
+    profile: Option<Vec<KernelTime>>,
 }
 
 /// What becomes of rows: who looks at them, and the tokens chosen as the looker says, per append.
@@ -355,7 +358,7 @@ impl LocalModel {
 
     /// From now on times every launch by itself, which costs some microseconds each.
     pub fn start_profile(&mut self) {
-        self.profile = Some(vec![0.0; self.loaded.program.kernels.len()]);
+        self.profile = Some(profile::start(&self.loaded.program));
     }
 
     /// Ends the timing of launches; [`LocalModel::profile`] is empty afterwards.
@@ -363,11 +366,10 @@ impl LocalModel {
         self.profile = None;
     }
 
-    /// Seconds in each kernel since [`LocalModel::start_profile`], in the program's order; empty without a profile.
+    /// What each kernel took since [`LocalModel::start_profile`], in the program's order; empty without a profile.
     #[must_use]
-    pub fn profile(&self) -> Vec<(&str, f64)> {
-        let names = self.loaded.program.kernels.iter().map(|k| k.name.as_str());
-        names.zip(self.profile.iter().flatten().copied()).collect()
+    pub fn profile(&self) -> &[KernelTime] {
+        self.profile.as_deref().unwrap_or_default()
     }
 
     /// The shared part.
@@ -451,7 +453,8 @@ impl LocalModel {
                     to.copy_from_slice(&[pages[0], pages[1], edit.slots as i64, 0]);
                 }
                 self.buffer(Buf::Step).i64s_mut()[5] = part.len() as i64;
-                launch(&mut self.team, &self.fork, &self.loaded.program.fork, self.profile.as_mut())?;
+                let program = &self.loaded.program;
+                profile::run(&mut self.team, &self.fork, &program.weights, &program.fork, self.profile.as_mut())?;
             }
         }
         Ok(())
@@ -513,7 +516,8 @@ impl LocalModel {
             }
         }
         let prepared = Instant::now();
-        launch(&mut self.team, &self.forward, &self.loaded.program.forward, self.profile.as_mut())?;
+        let program = &self.loaded.program;
+        profile::run(&mut self.team, &self.forward, &program.weights, &program.forward, self.profile.as_mut())?;
         self.metrics.steps += 1;
         self.metrics.rows += row as u64;
         self.metrics.prepare_seconds += (prepared - start).as_secs_f64();
@@ -532,7 +536,8 @@ impl LocalModel {
             *slot = *row as i32;
         }
         self.buffer(Buf::Step).i64s_mut()[2] = group.len() as i64;
-        launch(&mut self.team, &self.head, &self.loaded.program.head, self.profile.as_mut())?;
+        let program = &self.loaded.program;
+        profile::run(&mut self.team, &self.head, &program.weights, &program.head, self.profile.as_mut())?;
         let done = Instant::now();
         let look = |(i, (_, append, token)): (usize, &(usize, usize, usize))| {
             (out.look)(*append, *token, self.row(i)).map(|draw| (i, *append, draw))
@@ -606,22 +611,6 @@ impl LocalModel {
         }
         self.rope_ready = end;
     }
-}
-
-/// Runs a list; with a profile, one launch after the other, each timed.
-fn launch(
-    team: &mut Team,
-    list: &[Launch],
-    program: &[ir::program::Launch],
-    profile: Option<&mut Vec<f64>>,
-) -> Result<()> {
-    let Some(profile) = profile else { return team.run(list) };
-    for (one, what) in list.iter().zip(program) {
-        let start = Instant::now();
-        team.run(std::slice::from_ref(one))?;
-        profile[what.kernel as usize] += start.elapsed().as_secs_f64();
-    }
-    Ok(())
 }
 
 /// Makes the buffers of a program; also returns the stride of [`Buf::Scratch`].

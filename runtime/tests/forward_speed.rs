@@ -42,11 +42,11 @@ fn print_profile(model: &mut LocalModel, n: usize, mut f: impl FnMut(&mut LocalM
     for _ in 0..n {
         model.start_profile();
         f(model);
-        for (i, (name, seconds)) in model.profile().into_iter().enumerate() {
+        for (i, kernel) in model.profile().iter().enumerate() {
             if all.len() == i {
-                all.push((name.to_owned(), Vec::new()));
+                all.push((kernel.name.clone(), Vec::new()));
             }
-            all[i].1.push(seconds * 1e6);
+            all[i].1.push(kernel.seconds * 1e6);
         }
     }
     model.stop_profile();

@@ -27,7 +27,7 @@ def documents(cache):
             files[name] = text
             pictures.append(f"![{words}]({name})")
     parts = [_opening(cache, good), _doubts(good), *pictures, *_tables(good), _losses(good), *_reasons(good), _failures(measured)]
-    parts.append(_roofs(good))
+    parts += [_profiles(good), _roofs(good)]
     parts += [_settings(good), _driver(cache), _closing(cache, measured)]
     files["performance.md"] = "\n\n".join(p for p in parts if p) + "\n"
     return files
@@ -203,7 +203,56 @@ def _parts(record):
     """What a step of ours takes beside what its parts take at least: a roof knows only the longer one."""
     roof, step = record["roof"], record["roof"]["rows_per_step"] / record["ours"]["median"]
     parts = f"reading takes at least {1e3 * roof['reading_seconds_per_step']:.1f} ms and arithmetic {1e3 * roof['arithmetic_seconds_per_step']:.1f} ms"
-    return f"Of a step's {1e3 * step:.1f} ms {parts}; they overlap in part only."
+    spent = ", ".join(f"{name} {1e3 * took:.1f}" for name, took, _ in _spent(record) if took >= 0.02 * step)
+    by_kernel = f" Kernel by kernel, in ms: {spent}." if spent else ""
+    return f"Of a step's {1e3 * step:.1f} ms {parts}; they overlap in part only.{by_kernel}"
+
+
+# Kernels by what their names begin with, as the table of profiles has them.
+_KINDS = {
+    "matrices of the layers": ("qkv", "out", "gate_up", "down"),
+    "output matrix": ("head.",),
+    "attention": ("attend",),
+    "choice of pages": ("append",),
+}
+
+
+def _spent(record):
+    """What the kinds of kernels took of a step of the profile: name, seconds, bytes of weights; nothing without one."""
+    kernels = record.get("profile") or []
+    rest = "the rest" if kernels else None
+    found = {name: [0.0, 0.0] for name in (*_KINDS, rest) if name}
+    for kernel in kernels:
+        kind = next((name for name, heads in _KINDS.items() if kernel["name"].startswith(heads)), rest)
+        found[kind][0] += kernel["seconds_per_step"]
+        found[kind][1] += kernel["weight_bytes_per_step"]
+    return [(name, took, size) for name, (took, size) in found.items() if took]
+
+
+def _profiles(good):
+    rows = [(row, record, threads) for row, record, threads in good if record.get("profile")]
+    if not rows:
+        return ""
+    names = [*_KINDS, "the rest"]
+    lines = [
+        "## Where a step's time goes",
+        "",
+        "Milliseconds of one step of ours, every kernel timed by itself in a run of its own (`inferc bench --kernels --profile`), which",
+        "costs some microseconds a kernel. In brackets GB/s of weights, if they are read once. A prefill or a scoring is one step.",
+        "",
+        f"| model | case | threads | {' | '.join(names)} |",
+        f"|---|---|---|{'---|' * len(names)}",
+    ]
+    for row, record, threads in rows:
+        spent = {name: (took, size) for name, took, size in _spent(record)}
+        cells = [_short(row.model), label(row.case), str(threads)]
+        for name in names:
+            took, size = spent.get(name, (0, 0))
+            # Rows of a batch compute longer than they read: a rate of reading says nothing there.
+            rate = f" ({size / took / 1e9:.0f})" if size and record["roof"] and record["roof"]["rows_per_step"] == 1 else ""
+            cells.append(f"{1e3 * took:.2f}{rate}" if took else "–")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _wish(row, record, threads):

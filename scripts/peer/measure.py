@@ -228,6 +228,8 @@ def _measure_case(session, case, cases, progress):
         for side, sample in runs:
             (peers if isinstance(side, Setting) else ours).setdefault(side, []).append(sample)
     record = _record(session, case, rates, ours, peers, gen)
+    if "ours" in session.sides:
+        record["profile"] = measure_profile(session, case, record["ours_setting"], progress)
     counts = {"disturbed_repeats": disturbed, "discarded_repeats": retries.used, "took_seconds": time.monotonic() - begun}
     return {**record, **counts, "peer_settings_tried": tried}
 
@@ -327,6 +329,22 @@ def _measure_roofs(session, case, gen, progress):
         if value.get("int8_macs_per_second"):
             return {**value, "foreign_share": share, "at": time.time()}
     print("bench-peer: no roofs: our binary printed none", file=sys.stderr)
+    return None
+
+
+def measure_profile(session, case, mode, progress):
+    """Where a step of ours goes, kernel by kernel, in one run of its own; None when our binary cannot say."""
+    progress(f"{case}: ours, kernel by kernel")
+    command = [*ours_command(session.inferc, session.model, session.threads, case), "--profile"]
+    try:
+        text, _ = run(session, command)
+    except BenchError as error:
+        print(f"bench-peer: no profile: {error}", file=sys.stderr)
+        return None
+    for value in json_values(text):
+        if value.get("case") == case.work and value.get("kernels") and mode in (None, f"prefix={value.get('prefix')}"):
+            return value["kernels"]
+    print("bench-peer: no profile: our binary printed none", file=sys.stderr)
     return None
 
 

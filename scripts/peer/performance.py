@@ -18,7 +18,7 @@ from bench import options as bench_options
 from cases import DEFAULT_CASES, CaseError, parse_case, parse_setting
 from document import documents, key
 from machine import describe
-from measure import check_driver, measure_case
+from measure import check_driver, measure_case, measure_profile
 from model import ModelError
 from suite import DRIVER_CHECKS, MODELS, ROWS
 
@@ -40,6 +40,7 @@ def options(argv):
     add("--repeats", type=int, metavar="N", help="interleaved repeats per row (default: 3, with --quick 2)")
     add("--resume", action="store_true", help="leave out rows that this build has measured already")
     add("--write-only", action="store_true", help="measure nothing, write the document from what is kept")
+    add("--profiles", action="store_true", help="of rows that are kept, measure only where our steps' time goes")
     add("--quiet-limit", type=float, default=0.1, metavar="SHARE", help="as in bench-peer (default: 0.1)")
     add("--retries", type=int, default=4, metavar="N", help="as in bench-peer (default: 4)")
     add("--patience", type=float, default=10, metavar="S", help="as in bench-peer (default: 10)")
@@ -139,6 +140,13 @@ def measure(chosen, cache, path, say):
         old = cache["rows"].get(name)
         if chosen.resume and old and old["build"] == content and "error" not in old:
             continue
+        if chosen.profiles:
+            if old and "error" not in old:
+                say(f"[{done + 1}/{len(rows)}] {row.model}: {row.case}: kernel by kernel")
+                session = sessions[row.model, threads]
+                old["profile"] = measure_profile(session, parse_case(row.case), old["ours_setting"], lambda text: None)
+                _replace(path, json.dumps(cache, indent=1))
+            continue
         together = [parse_case(r.case) for r, _ in rows if r.model == row.model]
 
         def progress(text, done=done, row=row):
@@ -148,7 +156,7 @@ def measure(chosen, cache, path, say):
         failed += "error" in record
         cache["rows"][name] = {**record, "build": content, "commit": commit, "at": time.time()}
         _replace(path, json.dumps(cache, indent=1))
-    if not chosen.quick:
+    if not (chosen.quick or chosen.profiles):
         _check_drivers(cache, sessions, chosen.resume, say)
         _replace(path, json.dumps(cache, indent=1))
     return failed

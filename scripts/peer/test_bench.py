@@ -45,7 +45,10 @@ elif name == "inferc":
     tokens = {"d": 64, "b": 512, "p": 512, "s": 2048}[case[0]] // int(os.environ.get("SHORT", "1"))
     print("loading")
     for prefix, rate in (("shared", 200), ("cascade", 300)) if case[0] in "bs" else (("shared", 300),):
-        print(json.dumps({"case": case, "prefix": prefix, "tokens_per_second": rate, "seconds": tokens / rate, "tokens": tokens}))
+        row = {"case": case, "prefix": prefix, "tokens_per_second": rate, "seconds": tokens / rate, "tokens": tokens}
+        times = (("qkv.q4_1", 0.001, 2e7), ("down.q4_1", 0.0005, 1e7), ("attend", 1 / rate, 0), ("draw", 0.0001, 0))
+        kernels = [{"name": n, "launches_per_step": 1, "seconds_per_step": t, "weight_bytes_per_step": b} for n, t, b in times]
+        print(json.dumps({**row, "kernels": kernels} if "--profile" in args else row))
 elif name == "llama-bench":
     p, n = int(after("-p")), int(after("-n"))
     print(json.dumps({"n_prompt": p, "n_gen": n, "samples_ns": [1, int((p + n) / 100 * 1e9)]}))
@@ -308,6 +311,7 @@ class WholeRun(StandIns):
         self.assertEqual(len(branches["peer_settings_tried"]), 8)
         self.assertEqual(branches["ours_setting"], "prefix=cascade")
         self.assertEqual(len(branches["samples"]["ours"]["prefix=shared"]), 2)
+        self.assertEqual([k["seconds_per_step"] for k in branches["profile"] if k["name"] == "attend"], [1 / 300])
         # Depth 0 and 64 tokens: 32 positions of 64 bytes beside 768 bytes of weights, at a megabyte per second; 192 products
         # at 2e5, and 32 positions of 64 products at 1e5 take longer.
         first = report["cases"][0]
@@ -321,7 +325,8 @@ class WholeRun(StandIns):
     def test_sides_alternate_and_share_cpus_and_work(self):
         self.run_bench("--case", "decode:depth=7", "--repeats", "2", "--peer-setting", "fa=off,repack=on")
         lines = self.logged()
-        self.assertEqual([line.split()[0] for line in lines], ["inferc", "peer-driver", "inferc", "inferc", *["peer-driver"] * 2, "inferc"])
+        self.assertEqual([line.split()[0] for line in lines], ["inferc", "peer-driver", "inferc", "inferc", *["peer-driver"] * 2, *["inferc"] * 2])
+        self.assertEqual(["--profile" in line for line in lines if line.startswith("inferc")], [False] * 4 + [True])
         self.assertIn("--case state", lines.pop(1))
         self.assertEqual(len({line[line.index("[") :] for line in lines}), 1)
         self.assertIn("--depth 7 --gen 64 --warm 16 --state", lines[3])
@@ -427,10 +432,15 @@ class Documents(StandIns):
         missed = text[text.index("## What is missed") :]
         self.assertIn("**SmolLM2, prefill of 512, 1 thread**: 3.00× where 4× is aimed at", missed)
         self.assertIn("llama-bench | 100 | 100 | 1.00 [1.00, 1.00]", text)
+        self.assertIn("| SmolLM2 | decode, depth 0 | 1 | 1.50 (20) | – | 3.33 | – | 0.10 |", text)
         self.assertIn("fa=off repack=on (100); fa=off repack=off (95); fa=on repack=on (50)", text)
         for name in ("performance-ratios-1.svg", "performance-depth-1.svg"):
             self.assertIn(f"]({name})", text)
             xml.etree.ElementTree.fromstring(self.read(name))
+        before = len(self.logged())
+        self.assertEqual(self.perform(*few, "--cases", "depth=0,n=512", "--profiles")[0], 0)
+        added = self.logged()[before:]
+        self.assertEqual((len(added), all("--profile" in line for line in added), self.read("performance.md")), (2, True, text))
         before = len(self.logged())
         self.assertEqual(self.perform(*few, "--cases", "depth=0,depth=2048,n=512", "--resume")[0], 0)
         self.assertEqual(self.perform("--write-only")[0], 0)
@@ -469,6 +479,11 @@ class Documents(StandIns):
         text = document._reason(row, record, 2)
         self.assertIn("would allow 6.0×; ours reaches 83 % of it", text)
         self.assertIn("Of a step's 4.0 ms reading takes at least 3.3 ms and arithmetic 1.0 ms", text)
+        self.assertTrue(text.endswith("they overlap in part only."), text)
+        times = {"down.q8_0": 0.002, "out.q8_0": 0.001, "attend": 0.0005, "finalise": 0.00001}
+        record["profile"] = [{"name": n, "seconds_per_step": t, "weight_bytes_per_step": 0} for n, t in times.items()]
+        text = document._reason(row, record, 2)
+        self.assertTrue(text.endswith("Kernel by kernel, in ms: matrices of the layers 3.0, attention 0.5."), text)
 
     def test_wrong_use_is_exit_code_2(self):
         for extra in (["--models", "gpt"], ["--cases", "x"], ["--threads", "0"], ["--threads", "a"], ["--write-only"], ["--threads", "999"]):

@@ -11,6 +11,7 @@ use ir::plan::{Plan, PrefixMode};
 use ir::plan_text::{seconds, three};
 use ir::strategy::Ty;
 use runtime::exec::{Event, Options, Watch};
+use runtime::forward::KernelTime;
 use runtime::metrics::Metrics;
 use runtime::value::Usage;
 use serde_json::{Map, Value, json};
@@ -237,24 +238,32 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
             ready.once(&mut model)?;
             let mut runs: Vec<Measured> =
                 (0..args.repeat.max(1)).map(|_| ready.once(&mut model)).collect::<Result<_>>()?;
+            let mut profiles = (0..if args.profile { args.repeat.max(1) } else { 0 })
+                .map(|_| ready.profile(&mut model))
+                .collect::<Result<Vec<_>>>()?;
             ready.free(&mut model);
             runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+            profiles.sort_by(|a, b| a.0.seconds.total_cmp(&b.0.seconds));
             let best = *runs.first().context("at least one run")?;
             let median = runs[runs.len() / 2];
-            rows.push((name.clone(), *mode, best, median));
+            let profile = profiles.into_iter().nth(args.repeat.max(1) as usize / 2);
+            rows.push((name.clone(), *mode, best, median, profile));
         }
     }
     #[allow(clippy::cast_precision_loss, reason = "token counts of a measurement are small")]
     let rate = |m: &Measured| m.tokens as f64 / m.seconds;
     match args.format {
         Format::Json => {
-            for (name, mode, best, median) in &rows {
-                let row = json!({
+            for (name, mode, best, median, profile) in &rows {
+                let mut row = json!({
                     "format_version": super::FORMAT_VERSION, "case": name, "prefix": mode.to_string(),
                     "tokens_per_second": rate(best), "median_tokens_per_second": rate(median), "seconds": best.seconds,
                     "tokens": best.tokens, "rows": best.tokens / best.steps.max(1), "threads": plan.schedule.threads,
                     "weight_bytes": plan.weight_bytes,
                 });
+                if let Some((run, kernels)) = profile {
+                    row["kernels"] = launched(kernels).map(|k| kernel_json(run, k)).collect();
+                }
                 print(&format!("{row}\n"));
             }
         }
@@ -265,12 +274,53 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
                 plan.schedule.threads,
                 plan.weight_bytes as f64 / 1e6
             ));
-            for (name, mode, best, median) in &rows {
+            for (name, mode, best, median, profile) in &rows {
                 print(&format!("{name:<36} {mode:<8} {:>10.1} tok/s best {:>10.1} median\n", rate(best), rate(median)));
+                if let Some((run, kernels)) = profile {
+                    print(&kernel_table(run, kernels));
+                }
             }
         }
     }
     Ok(OK)
+}
+
+/// The kernels of a profile that ran.
+fn launched(kernels: &[KernelTime]) -> impl Iterator<Item = &KernelTime> {
+    kernels.iter().filter(|k| k.launches > 0)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts and bytes of a measurement")]
+fn kernel_json(run: &Measured, k: &KernelTime) -> Value {
+    let steps = run.steps.max(1) as f64;
+    json!({
+        "name": k.name, "launches_per_step": k.launches as f64 / steps, "seconds_per_step": k.seconds / steps,
+        "weight_bytes_per_step": k.weight_bytes as f64 / steps,
+    })
+}
+
+/// A line for each kernel: time and share of a step, and for those that read weights how fast, if they read them once.
+#[allow(clippy::cast_precision_loss, reason = "counts and bytes of a measurement")]
+fn kernel_table(run: &Measured, kernels: &[KernelTime]) -> String {
+    let steps = run.steps.max(1) as f64;
+    let sum: f64 = launched(kernels).map(|k| k.seconds).sum();
+    let mut out = format!("  {:<34} {:>8} {:>10} {:>6} {:>11}\n", "kernel", "launches", "a step", "share", "weights");
+    for k in launched(kernels) {
+        let read = match k.weight_bytes {
+            0 => "–".to_owned(),
+            bytes => format!("{:.1} GB/s", bytes as f64 / k.seconds / 1e9),
+        };
+        out.push_str(&format!(
+            "  {:<34} {:>8.1} {:>10} {:>4.0} % {read:>11}\n",
+            k.name,
+            k.launches as f64 / steps,
+            seconds(k.seconds / steps),
+            100.0 * k.seconds / sum,
+        ));
+    }
+    let rest = (run.seconds - sum).max(0.0) / steps;
+    out.push_str(&format!("  {:<34} {:>8} {:>10}\n", "between kernels", "", seconds(rest)));
+    out
 }
 
 /// Bounds of the machine, on the threads and CPUs of this process.

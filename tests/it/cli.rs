@@ -575,7 +575,13 @@ fn bench_grades_tasks_and_measures_kernels() {
     let kernels =
         ["bench", "--kernels", "--model", "model.gguf", "--repeat", "1", "--format", "json", "--threads", "1"];
     let row = inferc(dir.path(), &[&kernels[..], &["--case", "decode:depth=16"]].concat()).code(0).json();
-    assert!(row["tokens_per_second"].as_f64().is_some_and(|t| t > 0.0));
+    assert!(row["tokens_per_second"].as_f64().is_some_and(|t| t > 0.0) && row["kernels"].is_null());
+    let row = inferc(dir.path(), &[&kernels[..], &["--case", "decode", "--profile"]].concat()).code(0).json();
+    let profile = row["kernels"].as_array().expect("a profile");
+    let kernel = |name: &str| profile.iter().find(|k| k["name"].as_str().is_some_and(|n| n.starts_with(name)));
+    assert!(kernel("attend").is_some_and(|k| k["weight_bytes_per_step"] == 0.0), "{row}");
+    assert!(kernel("down").is_some_and(|k| k["weight_bytes_per_step"].as_f64() > Some(0.0)), "{row}");
+    assert!(profile.iter().all(|k| k["seconds_per_step"].as_f64() > Some(0.0)), "{row}");
     inferc(dir.path(), &[&kernels[..], &["--case", "encode:n=1"]].concat())
         .code(2)
         .says(&["encode:n=1", "prefill:n=N"]);

@@ -3,6 +3,7 @@
 //! Rows are those of the step that just ran, or copies of rows of earlier steps. A mask is written into the logits, so a
 //! masked draw has a row for itself.
 
+use super::profile;
 use super::{LocalModel, launch, program_error};
 use crate::error::{Error, Result};
 use crate::model::Row;
@@ -66,7 +67,8 @@ impl LocalModel {
             self.buffer(Buf::Draws).i64s_mut()[i * DRAW_WORDS..][..DRAW_WORDS].copy_from_slice(&entry);
         }
         self.buffer(Buf::Step).i64s_mut()[4] = asked.len() as i64;
-        launch(&mut self.team, &self.sample, &self.loaded.program.sample, self.profile.as_mut())?;
+        let program = &self.loaded.program;
+        profile::run(&mut self.team, &self.sample, &program.weights, &program.sample, self.profile.as_mut())?;
         let answers = self.buffers[&Buf::Choices].f32s();
         let choice = |words: &[f32]| {
             let token = words[0].to_bits();
