@@ -79,8 +79,8 @@ what the machine itself allows.
   ratio is taken pair by pair, in brackets the least and the greatest.
 - **Roof.** Tokens per second if a step took only the longer of two times: reading its bytes once (the file's weights, keys and values),
   or computing its products (matrices in int8, attention in f32, over keys and values of int8 in int8); where a row attends to
-  a part of the context, what that part and its choice need. The rates were measured on the same CPUs just before each row,
-  with kernels of our own Kernel IR; see below."""
+  a part of the context, what that part and its choice need. The rates were measured on the same CPUs before every repeat,
+  with kernels of our own Kernel IR, and the median counts; see below."""
 
 
 def _doubts(good):
@@ -279,7 +279,7 @@ def _roofs(good):
     lines = [
         "## Roofs",
         "",
-        "Rates measured just before each row, all threads together; bytes and products of one step (a prefill or a scoring is one step).",
+        "Rates measured before every repeat, the median, all threads together; bytes and products of one step (a prefill or a scoring is one step).",
         "The peer may pass a roof only by arithmetic that these kernels do not have (matrix extensions).",
         "",
         "| model | case | threads | read GB/s | int8 G products/s | f32 G products/s | MB a step | M products a token | roof tok/s |",

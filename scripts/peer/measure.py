@@ -215,10 +215,11 @@ def _measure_case(session, case, cases, progress):
         gen = next(iter(_ours(session, case).values())).tokens if case.kind == "decode" else DEFAULT_GEN
     if "peer" in session.sides:
         settings, tried = _choose_setting(session, case, cases, gen, retries, progress)
-    rates = _measure_roofs(session, case, gen, progress) if "ours" in session.sides else None
 
-    ours, peers, disturbed = {}, {s: [] for s in settings}, 0
+    ours, peers, roofs, disturbed = {}, {s: [] for s in settings}, [], 0
     for turn in range(session.repeats):
+        if "ours" in session.sides:
+            roofs.append(_measure_roofs(session, case, gen, progress))
         progress(f"{case}: {turn + 1} of {session.repeats}")
         order = list(settings)
         if "ours" in session.sides:
@@ -227,7 +228,7 @@ def _measure_case(session, case, cases, progress):
         disturbed += not calm
         for side, sample in runs:
             (peers if isinstance(side, Setting) else ours).setdefault(side, []).append(sample)
-    record = _record(session, case, rates, ours, peers, gen)
+    record = _record(session, case, _median_rates(roofs), ours, peers, gen)
     if "ours" in session.sides:
         record["profile"] = measure_profile(session, case, record["ours_setting"], progress)
     counts = {"disturbed_repeats": disturbed, "discarded_repeats": retries.used, "took_seconds": time.monotonic() - begun}
@@ -316,8 +317,21 @@ def _choose_setting(session, case, cases, gen, retries, progress):
     return chosen, tried
 
 
+def _median_rates(roofs):
+    """Rates of several measurements of the machine as one: a shared host's memory is not as fast in one minute as in the next.
+    None when there is none."""
+    good = [r for r in roofs if r]
+    if not good:
+        return None
+    read = {}
+    for point in (p for r in good for p in r.get("read") or []):
+        read.setdefault(point["bytes"], []).append(point["bytes_per_second"])
+    middle = {name: statistics.median(r[name] for r in good) for name in ("int8_macs_per_second", "f32_macs_per_second")}
+    return {**middle, "read": [{"bytes": size, "bytes_per_second": statistics.median(rates)} for size, rates in read.items()]}
+
+
 def _measure_roofs(session, case, gen, progress):
-    """The machine's rates just before the runs, or None when our binary cannot measure them."""
+    """The machine's rates just before a turn of runs, or None when our binary cannot measure them."""
     progress(f"{case}: roofs")
     try:
         sets = working_sets(session.model_bytes, [case], gen)

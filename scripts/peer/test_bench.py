@@ -325,8 +325,10 @@ class WholeRun(StandIns):
     def test_sides_alternate_and_share_cpus_and_work(self):
         self.run_bench("--case", "decode:depth=7", "--repeats", "2", "--peer-setting", "fa=off,repack=on")
         lines = self.logged()
-        self.assertEqual([line.split()[0] for line in lines], ["inferc", "peer-driver", "inferc", "inferc", *["peer-driver"] * 2, *["inferc"] * 2])
-        self.assertEqual(["--profile" in line for line in lines if line.startswith("inferc")], [False] * 4 + [True])
+        names = [line.split()[0] for line in lines]
+        self.assertEqual(names, ["inferc", "peer-driver", *["inferc"] * 2, "peer-driver", "inferc", "peer-driver", *["inferc"] * 2])
+        self.assertEqual(["--roofs" in line for line in lines if line.startswith("inferc")], [False, True, False, True, False, False])
+        self.assertTrue("--profile" in lines[-1] and not any("--profile" in line for line in lines[:-1]))
         self.assertIn("--case state", lines.pop(1))
         self.assertEqual(len({line[line.index("[") :] for line in lines}), 1)
         self.assertIn("--depth 7 --gen 64 --warm 16 --state", lines[3])

@@ -4,7 +4,7 @@
 //! masked draw has a row for itself.
 
 use super::profile;
-use super::{LocalModel, launch, program_error};
+use super::{LocalModel, program_error};
 use crate::error::{Error, Result};
 use crate::model::Row;
 use crate::sample::{Choice, Draw};
