@@ -294,7 +294,8 @@ pub(crate) struct TestArgs {
     pub format: Format,
 }
 
-/// `inferc bench`
+/// `inferc bench`. What is required is not missed where something given rules it out, so options name what they conflict
+/// with, too.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// FILE[::STRATEGY] to measure on data.
@@ -303,33 +304,33 @@ pub(crate) struct BenchArgs {
     /// JSON lines: one object per task with the strategy's parameters, and optionally `id`, `answer`, `verifier`.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["kernels", "roofs", "plans"])]
     pub data: Option<PathBuf>,
-    /// Tasks to run at most.
-    #[arg(long, value_name = "N")]
+    /// With --data: tasks to run at most.
+    #[arg(long, value_name = "N", conflicts_with_all = ["kernels", "roofs", "plans"])]
     pub limit: Option<usize>,
-    /// Predicted beside measured per operator; rows off by more than 2× are flagged.
-    #[arg(long)]
+    /// With --data: predicted beside measured per operator; rows off by more than 2× are flagged.
+    #[arg(long, conflicts_with_all = ["kernels", "roofs", "plans"])]
     pub analyze: bool,
-    /// Seed of all random streams.
-    #[arg(long, default_value_t = 0)]
+    /// Seed of all random streams of a strategy.
+    #[arg(long, default_value_t = 0, conflicts_with_all = ["kernels", "roofs"])]
     pub seed: u64,
     /// Measure the kernels of a model (--model FILE) instead of a strategy.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["source", "data"])]
     pub kernels: bool,
     /// Measure what this machine can do at most: bytes read, int8 and f32 products per second.
-    #[arg(long, conflicts_with = "kernels")]
+    #[arg(long, conflicts_with_all = ["source", "data", "kernels", "plans"])]
     pub roofs: bool,
     /// Working set of --roofs, in bytes; may be repeated.
-    #[arg(long = "bytes", value_name = "N", requires = "roofs")]
+    #[arg(long = "bytes", value_name = "N", requires = "roofs", conflicts_with_all = ["source", "kernels"])]
     pub bytes: Vec<u64>,
-    /// Case, with --kernels: decode:depth=2048 | branches:n=8,prompt=512,gen=64 | prefill:n=512 | score:n=16,prompt=512,len=128;
-    /// may be repeated.
-    #[arg(long = "case", value_name = "CASE")]
+    /// Case, with --kernels: decode:depth=2048 | branches:n=8,prompt=512,gen=64 | prefill:n=512 |
+    /// score:n=16,prompt=512,len=128; may be repeated.
+    #[arg(long = "case", value_name = "CASE", requires = "kernels", conflicts_with_all = ["source", "roofs"])]
     pub cases: Vec<String>,
     /// With --kernels: also time every kernel by itself, in as many further runs of each case.
-    #[arg(long, requires = "kernels")]
+    #[arg(long, requires = "kernels", conflicts_with_all = ["source", "roofs"])]
     pub profile: bool,
     /// Repetitions of a case, or rounds of plans.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, conflicts_with_all = ["data", "roofs"])]
     pub repeat: u32,
     /// Run the chosen plan and up to N plans beside it on the parameters after `--`: what the choice is worth.
     #[arg(long, value_name = "N", conflicts_with_all = ["kernels", "data"])]
@@ -362,7 +363,7 @@ pub(crate) struct FidelityArgs {
     #[arg(long = "with", value_name = "KV,ATTENTION", value_parser = cache, required = true)]
     pub with: Vec<(KvFormat, Attention)>,
     /// Last tokens of a context that are predicted and compared.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub predict: usize,
     /// Pass keys hidden in a context, at evenly spread depths; 0: none.
     #[arg(long, default_value_t = 10)]

@@ -11,6 +11,7 @@ use codegen::Backend;
 use ir::schedule::Numerics;
 use ir::target::{Isa, Target, TargetKind};
 use optimizer::lossy::Forced;
+use runtime::device::cpu::MAX_TEAM;
 use std::path::PathBuf;
 
 /// What the caller asked for; `None` where the machine decides.
@@ -75,12 +76,7 @@ impl Machine {
             }
             target.isa = isa;
         }
-        let threads = match wishes.threads {
-            Some(0) => bail!("--threads must be at least 1"),
-            Some(n) if n > 1024 => bail!("--threads {n}: at most 1024"),
-            Some(n) => n,
-            None => u32::try_from(host.threads).unwrap_or(1).max(1),
-        };
+        let threads = team(wishes.threads, host.threads)?;
         let backend = wishes.backend.unwrap_or_else(crate::default_backend);
         if !backend.available() {
             bail!("this build has no {} back end: build inferc with its feature", backend.name());
@@ -129,6 +125,20 @@ impl Machine {
             naive: false,
             forced: self.forced,
         }
+    }
+}
+
+/// Threads of the team on so many cores: as many as are asked for, else one a core, as far as a team goes.
+///
+/// # Errors
+/// When none are asked for, or more than a team may have.
+pub fn team(asked: Option<u32>, cores: usize) -> Result<u32> {
+    const MOST: u32 = MAX_TEAM as u32;
+    match asked {
+        Some(0) => bail!("--threads must be at least 1"),
+        Some(n) if n > MOST => bail!("--threads {n}: a team has at most {MOST}"),
+        Some(n) => Ok(n),
+        None => Ok(u32::try_from(cores).unwrap_or(MOST).clamp(1, MOST)),
     }
 }
 
@@ -191,4 +201,19 @@ pub fn number(name: &str, value: &str) -> Result<f64> {
     };
     let x: f64 = digits.parse().with_context(|| format!("--set {name}={value}: expected a number"))?;
     if x.is_finite() { Ok(x * scale) } else { bail!("--set {name}={value}: expected a finite number") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_team_has_no_more_threads_than_run() {
+        let most = u32::try_from(MAX_TEAM).expect("a small number");
+        assert_eq!([1, 2, MAX_TEAM + 1].map(|cores| team(None, cores).expect("a team")), [1, 2, most]);
+        assert_eq!(team(Some(most), 2).expect("as asked"), most);
+        let error = team(Some(most + 1), 4 * MAX_TEAM).expect_err("nobody gets so many").to_string();
+        assert!(error.contains("--threads 257") && error.contains("256"), "{error}");
+        assert!(team(Some(0), 2).is_err());
+    }
 }

@@ -408,7 +408,7 @@ fn step(
 mod tests {
     use super::*;
     use crate::synthetic::{Shape, gguf};
-    use ir::schedule::Numerics;
+    use ir::schedule::{Attention, KvFormat, Numerics, Prologue};
     use ir::target::Target;
     use ir::tensor::DType;
     use optimizer::lossy::Forced;
@@ -419,6 +419,32 @@ mod tests {
         assert_eq!(Case::parse("score:n=2,len=3").ok(), Some(Case::Score { n: 2, prompt: 512, length: 3 }));
         for bad in ["score:n=x", "score:gen=4", "decode:depth=-1", "", "prefill:n=9999999999"] {
             assert!(Case::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// What prices and profiles count is what lowering makes.
+    #[test]
+    fn launches_are_those_of_the_program() {
+        let (layers, dtype) = (3, DType::Q8_0);
+        let shape = Shape { layers, hidden: 256, heads: 4, kv_heads: 2, ffn: 512, vocab: 512, context: 256, dtype };
+        let model = Gguf::from_bytes("synthetic", gguf(shape)).expect("a file").model().expect("a model");
+        let target = ir::target::builtin("reference").expect("built in");
+        let (forced, backend) = (Forced::default(), crate::default_backend());
+        let machine =
+            Machine { target, threads: 2, backend, cache: None, numerics: None, forced, warnings: Vec::new() };
+        let mut plan = plan(Path::new("synthetic"), &model, &machine, 2).expect("a plan");
+        let attentions = [Attention::Dense, Attention::sparse(8), Attention::window(8)];
+        for prologue in [Prologue::Fused, Prologue::Split] {
+            for kv in [KvFormat::F16, KvFormat::Int8] {
+                for attention in attentions {
+                    let s = &mut plan.schedule;
+                    (s.prologue, s.kv, s.attention) = (prologue, kv, attention);
+                    let program = crate::program(&plan).expect("a program");
+                    let counted = plan.schedule.launches(layers);
+                    let made = (program.forward.len() as u64, program.head.len() as u64);
+                    assert_eq!((counted.layers, counted.head), made, "{prologue:?}, {kv:?}, {attention}");
+                }
+            }
         }
     }
 

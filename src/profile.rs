@@ -16,14 +16,13 @@ pub(crate) use settle::lower_quartile;
 
 use crate::cache::Cache;
 use crate::machine::{Machine, host_name, usable};
-use crate::synthetic::Random;
+use crate::roofs::Reader;
 use anyhow::Result;
 use codegen::Backend;
 use ir::target::{Bandwidth, Target};
 use optimizer::lossy::Forced;
 use runtime::device::cpu::{Function, Launch, Team};
 use runtime::device::probe;
-use std::hint::black_box;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 use subjects::{Ledger, rates, subjects};
@@ -31,7 +30,9 @@ use subjects::{Ledger, rates, subjects};
 /// Version of the document that a profile is kept in: another one is measured again, not read.
 pub const FORMAT: u64 = 2;
 /// Working sets at which bandwidth is measured, bytes.
-const SETS: &[usize] = &[1 << 20, 8 << 20, 32 << 20, 96 << 20, 384 << 20];
+const SETS: &[u64] = &[1 << 20, 8 << 20, 32 << 20, 96 << 20, 384 << 20];
+/// Seconds that a working set is read by each of the reading kernels.
+const READING: f64 = 0.05;
 /// Passes over everything.
 const PASSES: usize = 2;
 /// Passes at most over what has not settled.
@@ -78,11 +79,11 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut d
     target.measured = true;
     say("barriers, read bandwidth, process start");
     target.launch = barrier(threads)?;
-    let mut reads = Reads::new(threads as usize);
-    reads.pass();
     target.start = process_start();
     let (numerics, forced, warnings) = (None, Forced::default(), Vec::new());
     let mut machine = Machine { target, threads, backend, cache, numerics, forced, warnings };
+    let mut reads = Reads::new(&machine)?;
+    reads.pass()?;
     let subjects = subjects(machine.target.isa.amx_int8);
     let mut ledger = Ledger::default();
     for pass in 1..=PASSES {
@@ -92,7 +93,7 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut d
         }
     }
     // Buffers of hundreds of megabytes are read after the kernels once more: a second time at another time.
-    reads.pass();
+    reads.pass()?;
     machine.target.launch = machine.target.launch.min(barrier(threads)?);
     let (open, again) = (ledger.unsettled().len(), Instant::now());
     for _ in 0..AGAIN {
@@ -122,28 +123,37 @@ pub fn measure(threads: u32, backend: Backend, cache: Option<Cache>, say: &mut d
     Ok(Profile { target, foreign: watch.foreign(), steps: ledger.len(), again: open })
 }
 
-/// Sums of random words, by working set and threads.
+/// Read bandwidth by working set and threads.
 struct Reads {
-    words: Vec<u64>,
-    threads: usize,
+    reader: Reader,
+    threads: u32,
     /// Fastest bytes per second so far, of one thread and of all, by working set.
     best: Vec<(f64, f64)>,
 }
 
 impl Reads {
-    fn new(threads: usize) -> Self {
+    fn new(machine: &Machine) -> Result<Self> {
         let largest = SETS.iter().copied().max().unwrap_or(0);
-        let mut random = Random(0x9E37_79B9_7F4A_7C15);
-        let words = (0..largest / 8).map(|_| random.next()).collect();
-        Self { words, threads, best: vec![(0.0, 0.0); SETS.len()] }
+        let (threads, isa, backend) = (machine.threads, machine.target.isa, machine.backend);
+        let reader = Reader::new(largest, threads, isa, backend, machine.cache.as_ref())?;
+        Ok(Self { reader, threads, best: vec![(0.0, 0.0); SETS.len()] })
     }
 
-    fn pass(&mut self) {
+    fn pass(&mut self) -> Result<()> {
+        let mut alone = Team::new(1)?;
         for (set, best) in SETS.iter().zip(&mut self.best) {
-            let words = &self.words[..set / 8];
-            best.0 = best.0.max(rate(words, 1));
-            best.1 = if self.threads > 1 { best.1.max(rate(words, self.threads)) } else { best.0 };
+            best.0 = best.0.max(self.reader.read(&mut alone, *set, READING)?.best);
+            if self.threads == 1 {
+                best.1 = best.0;
+            }
         }
+        if self.threads > 1 {
+            let mut team = Team::new(self.threads as usize)?;
+            for (set, best) in SETS.iter().zip(&mut self.best) {
+                best.1 = best.1.max(self.reader.read(&mut team, *set, READING)?.best);
+            }
+        }
+        Ok(())
     }
 
     /// Rates that fall with the working set.
@@ -162,38 +172,6 @@ impl Reads {
             })
             .collect()
     }
-}
-
-/// Bytes per second of the fastest of a few runs.
-#[allow(clippy::cast_precision_loss, reason = "sizes of a few hundred megabytes")]
-fn rate(words: &[u64], threads: usize) -> f64 {
-    let bytes = (words.len() * 8) as f64;
-    let repeats = ((256 << 20) / (words.len() * 8)).clamp(2, 256);
-    let share = words.len().div_ceil(threads);
-    let sum = |part: &[u64]| {
-        let mut lanes = [0_u64; 32];
-        for chunk in part.chunks_exact(32) {
-            for (lane, word) in lanes.iter_mut().zip(chunk) {
-                *lane = lane.wrapping_add(*word);
-            }
-        }
-        black_box(lanes.iter().fold(0_u64, |a, b| a.wrapping_add(*b)))
-    };
-    let mut best = 0.0_f64;
-    for _ in 0..2 {
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            for part in words.chunks(share) {
-                scope.spawn(move || {
-                    for _ in 0..repeats {
-                        sum(part);
-                    }
-                });
-            }
-        });
-        best = best.max(bytes * repeats as f64 / start.elapsed().as_secs_f64());
-    }
-    best
 }
 
 /// Seconds to start a program that does nothing and to see its end: the lower quartile of some starts; 0 where there is no

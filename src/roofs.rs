@@ -29,6 +29,8 @@ const STEPS: i64 = 8192;
 const WRITTEN_OUT: i64 = 4;
 /// Lines of the operands that the arithmetic loops walk over: they stay in the first cache.
 const LINES: i64 = 32;
+/// Seconds that a working set is read by each kernel.
+const READING: f64 = 0.33;
 /// Smallest working set.
 const LEAST: u64 = 1 << 20;
 
@@ -63,7 +65,7 @@ pub fn measure(threads: u32, isa: Isa, backend: Backend, cache: Option<&Cache>, 
     if let Some(bad) = sets.iter().find(|s| !(LEAST..=most).contains(*s)) {
         bail!("--bytes {bad}: a working set has {LEAST} to {most} bytes here");
     }
-    let mut kernels: Vec<Kernel> = AHEAD.iter().map(|ahead| reading(*ahead)).collect();
+    let mut kernels: Vec<Kernel> = Vec::new();
     for (read, kept) in SHAPES {
         kernels.push(arithmetic(Arithmetic::Int8, read, kept));
         kernels.push(arithmetic(Arithmetic::F32, read, kept));
@@ -84,50 +86,72 @@ pub fn measure(threads: u32, isa: Isa, backend: Backend, cache: Option<&Cache>, 
         Ok(rate)
     };
     let (int8_macs, f32_macs) = (best(Arithmetic::Int8)?, best(Arithmetic::F32)?);
-    let readers: Vec<Function> = AHEAD.iter().map(|ahead| image.function(&name(*ahead))).collect::<Result<_, _>>()?;
-    let read = bandwidth(&mut team, &readers, &mut out, sets)?;
+    let mut sizes: Vec<u64> = sets.iter().map(|s| s.next_multiple_of(PIECE.unsigned_abs())).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let mut read = Vec::new();
+    if let Some(largest) = sizes.last() {
+        let mut reader = Reader::new(*largest, threads, isa, backend, cache)?;
+        for bytes in &sizes {
+            read.push(reader.read(&mut team, *bytes, READING)?);
+        }
+    }
     Ok(Roofs { read, int8_macs, f32_macs })
 }
 
-/// Reads every working set with every kernel for a third of a second, all from one buffer of random words.
-fn bandwidth(team: &mut Team, readers: &[Function], out: &mut Region, sets: &[u64]) -> Result<Vec<Read>> {
-    let piece = PIECE.unsigned_abs();
-    let mut sizes: Vec<u64> = sets.iter().map(|s| s.next_multiple_of(piece)).collect();
-    sizes.sort_unstable();
-    sizes.dedup();
-    let Some(largest) = sizes.last() else { return Ok(Vec::new()) };
-    let mut buffer = Region::new(usize::try_from(*largest)?)?;
-    let mut random = Random(0x9E37_79B9_7F4A_7C15);
-    for word in buffer.i64s_mut() {
-        *word = random.next().cast_signed();
+/// A buffer of random words and the kernels that read it.
+pub(crate) struct Reader {
+    kernels: Vec<Function>,
+    buffer: Region,
+    out: Region,
+}
+
+impl Reader {
+    /// A buffer of `largest` bytes, rounded up to whole pieces, for teams of at most `threads`.
+    ///
+    /// # Errors
+    /// When memory is refused or the kernels cannot be compiled.
+    pub(crate) fn new(largest: u64, threads: u32, isa: Isa, backend: Backend, cache: Option<&Cache>) -> Result<Self> {
+        let kernels: Vec<Kernel> = AHEAD.iter().map(|ahead| reading(*ahead)).collect();
+        let image = Image::load(&crate::machine_code(&kernels, isa, backend, cache)?)?;
+        let kernels = AHEAD.iter().map(|ahead| image.function(&name(*ahead))).collect::<Result<_, _>>()?;
+        let mut buffer = Region::new(usize::try_from(largest.next_multiple_of(PIECE.unsigned_abs()))?)?;
+        let mut random = Random(0x9E37_79B9_7F4A_7C15);
+        for word in buffer.i64s_mut() {
+            *word = random.next().cast_signed();
+        }
+        Ok(Self { kernels, buffer, out: Region::new(64 * threads as usize)? })
     }
-    let mut found = Vec::new();
-    for bytes in sizes {
+
+    /// Reads the first `bytes`, which are whole pieces, with every kernel for so many seconds.
+    ///
+    /// # Errors
+    /// When a thread of the team is lost.
+    pub(crate) fn read(&mut self, team: &mut Team, bytes: u64, seconds: f64) -> Result<Read> {
         let mut passes = Vec::new();
-        for reader in readers {
-            let args = vec![buffer.address(), out.address(), bytes / piece];
-            let list = [Launch::new(reader.clone(), args)];
+        for kernel in &self.kernels {
+            let args = vec![self.buffer.address(), self.out.address(), bytes / PIECE.unsigned_abs()];
+            let list = [Launch::new(kernel.clone(), args)];
             team.run(&list)?;
             let begun = Instant::now();
-            let mut of_reader = Vec::new();
-            while of_reader.len() < 5 || begun.elapsed().as_secs_f64() < 0.33 {
+            let mut of_kernel = Vec::new();
+            while of_kernel.len() < 5 || begun.elapsed().as_secs_f64() < seconds {
                 let start = Instant::now();
                 team.run(&list)?;
-                of_reader.push(start.elapsed().as_secs_f64());
+                of_kernel.push(start.elapsed().as_secs_f64());
             }
-            of_reader.sort_by(f64::total_cmp);
-            passes.push((of_reader[0], of_reader[of_reader.len() / 2]));
+            of_kernel.sort_by(f64::total_cmp);
+            passes.push((of_kernel[0], of_kernel[of_kernel.len() / 2]));
         }
         let least = |times: &mut dyn Iterator<Item = f64>| times.fold(f64::MAX, f64::min);
         #[allow(clippy::cast_precision_loss, reason = "sizes of memory are far below 2^53")]
         let size = bytes as f64;
-        found.push(Read {
+        Ok(Read {
             bytes,
             best: size / least(&mut passes.iter().map(|p| p.0)),
             median: size / least(&mut passes.iter().map(|p| p.1)),
-        });
+        })
     }
-    Ok(found)
 }
 
 /// Seconds of the fastest of many calls of an arithmetic loop, each on every thread.

@@ -3,7 +3,7 @@
 /// A range of bytes in a source file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
-    /// File number (index into the session's list of sources; 0 is the main file).
+    /// File number (index into the list of sources; 0 is the main file).
     pub file: u32,
     /// First byte.
     pub start: u32,

@@ -246,6 +246,42 @@ pub struct ModelSchedule {
     pub attention: Attention,
 }
 
+impl ModelSchedule {
+    /// Launches of the program that a model of so many layers gets.
+    #[must_use]
+    pub fn launches(&self, layers: u32) -> Launches {
+        Launches::of(layers, self.prologue, self.kv, self.attention)
+    }
+}
+
+/// Launches of the forward program, each run by the whole team and ended by a barrier: what lowering makes and prices count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launches {
+    /// Of all layers, once per step.
+    pub layers: u64,
+    /// For the rows of a step that want logits.
+    pub head: u64,
+}
+
+impl Launches {
+    /// Those of a model of so many layers.
+    #[must_use]
+    pub fn of(layers: u32, prologue: Prologue, kv: KvFormat, attention: Attention) -> Self {
+        // Projections, attention, output, gate and up, down; two norms and the fold of partials where they are split off.
+        let (each, head) = match prologue {
+            Prologue::Fused => (5, 2),
+            Prologue::Split => (8, 3),
+        };
+        // New keys are rounded, or full pages summarised, before anything attends to them.
+        let appends = match kv {
+            KvFormat::Int8 => layers,
+            KvFormat::F16 if attention.chooses() => layers.saturating_sub(attention.dense_layers()),
+            KvFormat::F16 => 0,
+        };
+        Self { layers: each * u64::from(layers) + u64::from(appends), head }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,6 +43,8 @@ pub enum Kind {
         max: f64,
         /// A set rule may stop it early.
         stops: bool,
+        /// A set rule looks at the finished samples: which of them are there when it acts hangs on the waves.
+        watched: bool,
         /// A token rule may branch.
         branches: bool,
     },

@@ -2,7 +2,7 @@
 //!
 //! Takes a plan, returns plans that differ from it in one decision, then in two, each named by what differs. They give
 //! the same tokens at other speeds, so that running them shows what the choice was worth. One kind may give others: where
-//! a rule over the finished samples stops a site, other waves finish them in another order. Prices nothing.
+//! a rule over the finished samples stops a site or lets it grow, other waves finish them in another order. Prices nothing.
 
 use crate::facts::{self, Facts, Kind};
 use ir::plan::{Plan, PrefixMode, ScoreMode, SitePlan};
@@ -16,8 +16,8 @@ pub struct Neighbour {
     pub name: String,
     /// The plan.
     pub plan: Plan,
-    /// It ends exactly as the chosen one does. False where a rule stops a site that is cut into other waves: which samples
-    /// are there when it fires depends on the waves.
+    /// It ends exactly as the chosen one does. False where a rule over the finished samples watches a site that is cut into
+    /// other waves: which samples are there when it fires depends on the waves.
     pub ends_alike: bool,
 }
 
@@ -66,8 +66,8 @@ impl Apply {
 pub fn neighbours(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32, most: usize) -> Vec<Neighbour> {
     let facts = facts::of(&plan.strategy, values);
     let changes = changes(plan, &facts, threads);
-    let stops = |site: &&facts::Site| matches!(site.kind, Kind::Generate { stops: true, .. });
-    let stopped: Vec<usize> = facts.sites.iter().filter(stops).map(|site| site.id as usize).collect();
+    let by_rules = |site: &&facts::Site| matches!(site.kind, Kind::Generate { watched: true, .. });
+    let watched: Vec<usize> = facts.sites.iter().filter(by_rules).map(|site| site.id as usize).collect();
     let cut = |plan: &Plan, site: usize| plan.sites.get(site).map(|s| waves(s).to_vec());
     let single = changes.iter().map(|c| vec![c]);
     let pairs = changes
@@ -83,7 +83,7 @@ pub fn neighbours(plan: &Plan, values: &BTreeMap<String, f64>, threads: u32, mos
                 change.apply.on(&mut other);
             }
             let names: Vec<&str> = set.iter().map(|c| c.name.as_str()).collect();
-            let ends_alike = stopped.iter().all(|site| cut(plan, *site) == cut(&other, *site));
+            let ends_alike = watched.iter().all(|site| cut(plan, *site) == cut(&other, *site));
             Neighbour { name: names.join(" and "), plan: other, ends_alike }
         })
         .collect()
@@ -178,7 +178,8 @@ mod tests {
         let cuts = |n: u32, waves: &[u32]| -> Vec<Vec<u32>> {
             let prefix = PrefixMode::Shared;
             let now = SitePlan::Generate { waves: waves.to_vec(), prefix, bucket: n, prefill_chunk: 512 };
-            let kind = Kind::Generate { n, live: f64::from(n), max: 64.0, stops: false, branches: false };
+            let kind =
+                Kind::Generate { n, live: f64::from(n), max: 64.0, stops: false, watched: false, branches: false };
             let of = |how| match how {
                 SitePlan::Generate { waves, prefix: PrefixMode::Shared, .. } => Some(waves),
                 _ => None,

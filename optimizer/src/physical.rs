@@ -155,15 +155,22 @@ fn stored_as_floats(model: &Model) -> bool {
     model.tensors.iter().filter(|t| t.shape.len() == 2 && t.name.starts_with("blk.")).all(|t| plain(t.dtype))
 }
 
-/// Prologues: repeated by every thread, or computed once behind one more barrier.
+/// Prologues: repeated by every thread, or computed once behind one more barrier each. A layer has three, two norms and the
+/// fold of attention's partials; one more norm is before the output matrix, of the rows that want logits.
 fn prologue(roofline: &Roofline<'_>, threads: f64, demand: Demand) -> (Prologue, Decision) {
     let (model, target) = (roofline.model(), roofline.target());
-    let features = f64::from(3 * model.hidden + model.ffn) * f64::from(model.layers);
-    let barrier = 4.0 * f64::from(model.layers) * target.launch;
+    let wide = |x: u32| f64::from(x);
+    let hidden = wide(model.hidden);
+    let features = (2.0 * hidden + wide(model.heads) * wide(model.head_dim)) * wide(model.layers);
     let rows = demand.branches.round().max(1.0);
     let prompts = (demand.prompt / f64::from(MAX_ROWS)).ceil();
-    let spared = demand.tokens * spared_rows(rows, threads) + spared_rows(demand.prompt, threads);
-    let (repeated, barriers) = (spared * features * PROLOGUE_SECONDS, (demand.tokens + prompts) * barrier);
+    let decoded = demand.tokens * spared_rows(rows, threads);
+    let spared = (decoded + spared_rows(demand.prompt, threads)) * features + decoded * hidden;
+    let [fused, split] = [Prologue::Fused, Prologue::Split].map(|p| roofline.with_prologue(p).launches());
+    #[allow(clippy::cast_precision_loss, reason = "a few launches a layer")]
+    let [layers, head] = [split.layers - fused.layers, split.head - fused.head].map(|more| more as f64);
+    let more = (demand.tokens + prompts) * layers + (demand.tokens + 1.0) * head;
+    let (repeated, barriers) = (spared * PROLOGUE_SECONDS, more * target.launch);
     let best = roofline.decode(demand.branches, demand.prompt, demand.tokens, false);
     let cost = best.cost(demand.branches * demand.tokens, 0.0, target);
     let with = |extra: f64| Cost { seconds: best.seconds() + extra, ..cost };

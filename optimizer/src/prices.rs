@@ -129,6 +129,7 @@ impl<'a> World<'a> {
             let weight_bytes = roofline.weight_bytes() as u64;
             world.memory -= weight_bytes as f64;
             let roofline = roofline.with_threads(schedule.threads).with_cache(schedule.kv, schedule.attention);
+            let roofline = roofline.with_prologue(schedule.prologue);
             world.rooflines.push(Some(roofline));
             world.plans.push(Some(ModelPlan {
                 role: role.name.clone(),

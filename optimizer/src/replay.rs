@@ -27,7 +27,7 @@ pub struct Counts {
 #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
 pub fn site(model: &Model, target: &Target, schedule: &ModelSchedule, counts: Counts) -> (Time, Time) {
     let roofline = Roofline::new(model, target).with_numerics(schedule.numerics).with_threads(schedule.threads);
-    let roofline = roofline.with_cache(schedule.kv, schedule.attention);
+    let roofline = roofline.with_cache(schedule.kv, schedule.attention).with_prologue(schedule.prologue);
     let runs = counts.runs.max(1) as f64;
     let (fresh, reused) = (counts.prompt_tokens as f64 / runs, counts.reused_tokens as f64 / runs);
     let prefill = roofline.prefill(fresh, reused, 512.0).times(counts.runs as f64);

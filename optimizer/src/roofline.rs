@@ -9,7 +9,7 @@
 use crate::kinetics::{self, Attention, Mode, Workload};
 use ir::model::Model;
 use ir::plan::Cost;
-use ir::schedule::{KvFormat, Numerics};
+use ir::schedule::{KvFormat, Launches, Numerics, Prologue};
 use ir::target::{Target, TargetKind};
 use ir::tensor::{DType, channel_tile_bytes, tile_bytes};
 
@@ -26,8 +26,6 @@ const TILE_ROWS: u32 = ir::kernel::TILE_ROWS as u32;
 /// Rows from which a tile of 16 rows is taken to be faster than blocks of rows where it was not measured: an estimate, from
 /// a machine on which blocks were faster up to 8 rows and tiles from about 10.
 const TILE_FROM: u32 = 10;
-/// Barriers (CPU) or launches (GPU) per layer.
-const LAUNCHES: f64 = 5.0;
 /// What the bound of a page costs where that was not measured, as key × query-head pairs of attention with one row.
 const CHOICE_PAIRS: f64 = 3.0;
 /// Tokens per page.
@@ -150,6 +148,7 @@ pub struct Roofline<'a> {
     kv: KvFormat,
     /// Which pages decoded tokens attend to.
     pages: ir::schedule::Attention,
+    prologue: Prologue,
 }
 
 /// What choosing pages takes in a step.
@@ -186,13 +185,13 @@ fn float(x: u32) -> f64 {
 }
 
 impl<'a> Roofline<'a> {
-    /// A model on a target with all its threads.
+    /// A model on a target with all its threads, in the default class, cache and attention, with fused prologues.
     #[must_use]
     pub fn new(model: &'a Model, target: &'a Target) -> Self {
         let (layers, head) = weights(model, target, Numerics::Int8);
         let (kv, pages) = (KvFormat::F16, ir::schedule::Attention::Dense);
         let (threads, numerics) = (target.threads.max(1), Numerics::Int8);
-        Self { model, target, threads, layers, head, numerics, tile_from: 0, kv, pages }
+        Self { model, target, threads, layers, head, numerics, tile_from: 0, kv, pages, prologue: Prologue::Fused }
     }
 
     /// The same with another number of threads; more than the target has are no faster.
@@ -239,6 +238,18 @@ impl<'a> Roofline<'a> {
     #[must_use]
     pub fn with_cache(&self, kv: KvFormat, attention: ir::schedule::Attention) -> Self {
         Self { kv, pages: attention, ..self.clone() }
+    }
+
+    /// The same with prologues elsewhere: more launches, or none of their own.
+    #[must_use]
+    pub fn with_prologue(&self, prologue: Prologue) -> Self {
+        Self { prologue, ..self.clone() }
+    }
+
+    /// Launches of a step.
+    #[must_use]
+    pub fn launches(&self) -> Launches {
+        Launches::of(self.model.layers, self.prologue, self.kv, self.pages)
     }
 
     /// Bytes of KV per token, with scales and summaries.
@@ -405,11 +416,14 @@ impl<'a> Roofline<'a> {
             attend = attend.max(kv_time);
         }
         let head_macs = if heads > 0.0 { heads * self.head.macs } else { 0.0 };
+        let launches = self.launches();
+        #[allow(clippy::cast_precision_loss, reason = "a few launches a layer")]
+        let launches = (launches.layers + if heads > 0.0 { launches.head } else { 0 }) as f64;
         let flops = 2.0 * (rows * self.layer_macs() + head_macs) + 4.0 * pairs * float(m.head_dim) * float(m.layers);
         Time {
             linear: layers + head,
             attend,
-            launch: (float(m.layers) * LAUNCHES + 2.0 + self.appends()) * self.launch(),
+            launch: launches * self.launch(),
             flops,
             weight_bytes,
             kv_bytes,
@@ -433,16 +447,6 @@ impl<'a> Roofline<'a> {
         let seen = Part { keys: p.keys * share, shared: p.shared * share, together: false, ..p };
         let pages = if self.pages.chooses() { keys / PAGE } else { 0.0 };
         (seen, Choice { pages, bounds: p.count * pages * float(m.kv_heads) * sparse })
-    }
-
-    /// Launches between K1 and K2.
-    fn appends(&self) -> f64 {
-        let layers = float(self.model.layers);
-        match self.kv {
-            KvFormat::Int8 => layers,
-            KvFormat::F16 if self.pages.chooses() => (layers - float(self.pages.dense_layers())).max(0.0),
-            KvFormat::F16 => 0.0,
-        }
     }
 
     /// Prefill of `rows` tokens in steps of at most `chunk`, after `keys` cached tokens, with logits for the last row.
@@ -660,6 +664,25 @@ mod tests {
                 assert!((got - want).abs() <= 0.012 * want, "{name} n={n}: {got} is not {want}");
             }
         }
+    }
+
+    /// Prologues of their own are three more barriers a layer and one more before the output matrix, on several threads.
+    #[test]
+    fn every_launch_is_priced() {
+        let model = known("smollm2-135m").expect("a row of the table");
+        let target = ir::target::Target { launch: 1e-6, ..builtin("reference").expect("a built-in profile") };
+        let part = [Part { count: 4.0, rows: 1.0, keys: 10.0, shared: 100.0, together: false }];
+        let launches = |roofline: Roofline<'_>, heads| {
+            let step = roofline.with_threads(2).step(&part, heads);
+            assert_eq!(roofline.with_threads(1).step(&part, heads).launch, 0.0, "one thread waits for nobody");
+            (step.launch / 1e-6).round()
+        };
+        let (fused, layers) = (Roofline::new(&model, &target), float(model.layers));
+        let split = fused.with_prologue(Prologue::Split);
+        assert_eq!([0.0, 4.0].map(|heads| launches(fused.clone(), heads)), [5.0 * layers, 5.0 * layers + 2.0]);
+        assert_eq!([0.0, 4.0].map(|heads| launches(split.clone(), heads)), [8.0 * layers, 8.0 * layers + 3.0]);
+        let int8 = split.with_cache(KvFormat::Int8, ir::schedule::Attention::Dense);
+        assert_eq!(launches(int8, 0.0), 9.0 * layers);
     }
 
     #[test]

@@ -420,8 +420,12 @@ fn scores_that_are_not_taken_side_by_side_are_planned_one_by_one() {
 }
 
 #[test]
-fn only_other_waves_of_a_site_that_a_rule_stops_may_end_otherwise() {
-    for (source, all_alike) in [(EARLY, false), (MANY, true)] {
+fn only_other_waves_of_a_site_that_a_rule_watches_may_end_otherwise() {
+    let grows =
+        EARLY.replace("agree(s) > 0.9 => stop", "agree(s) < 0.5 => grow(4)").replace("n: 16,", "n: 16, live: 32,");
+    let grows = grows.replace("20ktok", "40ktok");
+    assert!(grows.contains("grow(4)") && grows.contains("live: 32"));
+    for (source, all_alike) in [(EARLY, false), (&grows, false), (MANY, true)] {
         let plan = plan(&strategy(source), &reference(), &options()).expect("it fits");
         let beside = optimizer::neighbours(&plan, &BTreeMap::new(), 2, 1000);
         for other in &beside {

@@ -17,7 +17,6 @@ use runtime::value::Usage;
 use serde_json::{Map, Value, json};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
@@ -53,8 +52,9 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
         return Ok(FAILED);
     };
     let artifact = prepared.artifact(&machine, args.binding.assumptions(), &checked)?;
-    let cancel = super::run::cancel_on_interrupt()?;
-    let mut ready = Shelf::default().load(artifact, &prepared.verifiers, &prepared.tuned, &cancel, &mut |_| {})?;
+    let interrupt = super::interrupt::Interrupt::watch()?;
+    let cancel = interrupt.cancel();
+    let mut ready = Shelf::default().load(artifact, &prepared.verifiers, &prepared.tuned, cancel, &mut |_| {})?;
     let loud = std::io::stderr().is_terminal();
     let mut tally = Tally::default();
     for (line, task) in &tasks {
@@ -62,13 +62,13 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
             .with_context(|| format!("{}:{line}", data.display()))?;
         let values =
             ready.engine.arguments_json(&object).map_err(|e| anyhow::anyhow!("{}:{line}: {e}", data.display()))?;
-        let watch = Watch { events: &|_: &Event<'_>| {}, cancel: &cancel };
+        let watch = Watch { events: &|_: &Event<'_>| {}, cancel };
         let seed = args.seed.wrapping_add(*line as u64);
         let start = std::time::Instant::now();
         let outcome = ready.session.run(values, seed, &Options::default(), watch);
         tally.latencies.push(start.elapsed().as_secs_f64());
         tally.tasks += 1;
-        if cancel.load(Ordering::SeqCst) {
+        if interrupt.asked() {
             say("cancelled");
             return Ok(FAILED);
         }

@@ -2,9 +2,10 @@
 
 use super::{OK, print};
 use crate::args::{FidelityArgs, Format};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use inferc::fidelity::{self, EXACT, Extent, Fidelity, Way};
 use inferc::inputs;
+use runtime::gguf::Gguf;
 use serde_json::json;
 
 /// Contexts when none are named.
@@ -18,7 +19,10 @@ pub(crate) fn run(args: &FidelityArgs) -> Result<u8> {
         text.push_str(&inputs::source_text(path)?);
         text.push('\n');
     }
-    let contexts = if args.contexts.is_empty() { CONTEXTS.to_vec() } else { args.contexts.clone() };
+    let contexts = match &args.contexts[..] {
+        [] => usual(Gguf::open(&args.model)?.model()?.context)?,
+        named => named.to_vec(),
+    };
     let extent = Extent { predict: args.predict, needles: args.needles };
     let mut exact: Vec<Fidelity> = Vec::new();
     if args.format == Format::Text {
@@ -52,6 +56,15 @@ pub(crate) fn run(args: &FidelityArgs) -> Result<u8> {
     Ok(OK)
 }
 
+/// The usual contexts that a model has, of `most` tokens.
+fn usual(most: u32) -> Result<Vec<usize>> {
+    let found: Vec<usize> = CONTEXTS.into_iter().filter(|c| *c <= most as usize).collect();
+    if found.is_empty() {
+        bail!("the model has a context of {most} tokens, less than the usual {CONTEXTS:?}: name one with --context");
+    }
+    Ok(found)
+}
+
 /// `int8, sparse:64`
 fn name((kv, attention): Way) -> String {
     let words = attention.to_string();
@@ -65,4 +78,17 @@ fn line(f: &Fidelity, needles: usize) -> serde_json::Value {
         "perplexity": f.perplexity, "needles": needles, "found": f.found, "missed_depths": f.missed,
         "step_seconds": f.step_seconds, "kv_bytes_per_token": f.kv_bytes_per_token,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usual_contexts_are_those_the_model_has() {
+        assert_eq!(usual(8192).expect("all"), CONTEXTS);
+        assert_eq!(usual(4096).expect("two"), [2048, 4096]);
+        let error = usual(1024).expect_err("none").to_string();
+        assert!(error.contains("1024") && error.contains("--context"), "{error}");
+    }
 }

@@ -11,6 +11,7 @@ pub(crate) mod explain;
 pub(crate) mod fidelity;
 pub(crate) mod fmt;
 pub(crate) mod inspect;
+pub(crate) mod interrupt;
 pub(crate) mod new;
 pub(crate) mod plans;
 pub(crate) mod profile;
@@ -96,6 +97,21 @@ pub(crate) fn completions(args: &CompletionArgs) -> Result<u8> {
 }
 
 impl Binding {
+    /// The first option given that only a compilation heeds.
+    pub(crate) fn of_compilation(&self) -> Option<&'static str> {
+        let given = [
+            ("--model", !self.models.is_empty()),
+            ("--threads", self.threads.is_some()),
+            ("--numerics", self.numerics.is_some()),
+            ("--kv", self.kv.is_some()),
+            ("--attention", self.attention.is_some()),
+            ("--prompt", self.prompt.is_some()),
+            ("--backend", self.backend.is_some()),
+            ("--isa", self.isa.is_some()),
+        ];
+        given.into_iter().find(|(_, is)| *is).map(|(option, _)| option)
+    }
+
     /// What plans assume.
     pub(crate) fn assumptions(&self) -> Assumptions {
         let usual = optimizer::ASSUMPTIONS;

@@ -1,13 +1,15 @@
 //! `inferc bench --plans N`: what the planner's choice is worth. Runs the chosen plan and plans beside it on one input.
 //!
 //! All plans of a strategy end in the same way, with the same answer or the same `fail`, so a plan that ends otherwise is
-//! a fault and ends the command; but for plans with other waves where a rule stops a site, which may end with other
-//! samples. Rounds are interleaved. In the first, a plan that takes much longer than the fastest so far is stopped. The
+//! a fault and ends the command; but for plans with other waves where a rule looks at the finished samples of a site, which
+//! may end with other samples. A plan beside the chosen one that memory is too small for does not fit, which is a result.
+//! Rounds are interleaved. In the first, a plan that takes much longer than the fastest so far is stopped. The
 //! fastest plans and the chosen one meet again in more rounds, and only those decide, because the best of many noisy times
 //! is too good. Regret is time(chosen) / time(best). Every run computes its prompts anew; resident weights are shared by
 //! the plans that lay them out alike.
 
-use super::run::{cancel_on_interrupt, parameters};
+use super::interrupt::Interrupt;
+use super::run::parameters;
 use super::{FAILED, OK, print, print_json, say};
 use crate::args::{BenchArgs, Format};
 use anyhow::{Context as _, Result, bail};
@@ -17,12 +19,12 @@ use inferc::prepare::Prepared;
 use ir::artifact::Artifact;
 use ir::plan_text::seconds;
 use optimizer::Neighbour;
+use runtime::error::Error;
 use runtime::exec::{Event, Options, RunError, Watch};
 use runtime::value::Value;
 use serde_json::json;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +61,8 @@ struct Entry {
     finals: Vec<f64>,
     /// Seconds after which its first run was stopped.
     stopped: Option<f64>,
+    /// What memory it lacks: it does not fit.
+    misfit: Option<String>,
     /// Loaded, and whether it has run.
     held: Option<(Ready, bool)>,
 }
@@ -69,6 +73,20 @@ impl Entry {
         let mut sorted = if self.finals.is_empty() { self.seconds.clone() } else { self.finals.clone() };
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().or(self.stopped).unwrap_or(f64::INFINITY)
+    }
+
+    /// It takes part: neither stopped nor too large.
+    fn runs(&self) -> bool {
+        self.stopped.is_none() && self.misfit.is_none()
+    }
+
+    /// Notes that it does not fit and gives back what it holds. The chosen plan (number 0) has to.
+    fn note_misfit(&mut self, number: usize, why: String) -> Result<()> {
+        if number == 0 {
+            bail!("plan \"{}\": {why}", self.name);
+        }
+        (self.misfit, self.held) = (Some(why), None);
+        Ok(())
     }
 
     fn rounds(&self) -> usize {
@@ -82,6 +100,8 @@ enum Ran {
     Whole(f64),
     /// It was stopped after so many seconds.
     Stopped(f64),
+    /// There is too little memory for it.
+    Misfit(String),
     /// The person stopped it.
     Interrupted,
 }
@@ -91,7 +111,7 @@ struct Bench<'a> {
     args: &'a BenchArgs,
     prepared: Prepared,
     words: Vec<(String, String)>,
-    cancel: Arc<AtomicBool>,
+    interrupt: Arc<Interrupt>,
     shelf: Shelf,
     end: Option<End>,
 }
@@ -111,10 +131,10 @@ pub(crate) fn run(args: &BenchArgs, most: usize) -> Result<u8> {
     for Neighbour { name, plan, ends_alike } in std::iter::once(chosen).chain(others) {
         let artifact = prepared.generate(plan, &machine, &checked).with_context(|| format!("plan \"{name}\""))?;
         let (seconds, finals) = (Vec::new(), Vec::new());
-        entries.push(Entry { name, ends_alike, artifact, seconds, finals, stopped: None, held: None });
+        entries.push(Entry { name, ends_alike, artifact, seconds, finals, stopped: None, misfit: None, held: None });
     }
-    let cancel = cancel_on_interrupt()?;
-    let mut bench = Bench { args, prepared, words, cancel, shelf: Shelf::default(), end: None };
+    let interrupt = Interrupt::watch()?;
+    let mut bench = Bench { args, prepared, words, interrupt, shelf: Shelf::default(), end: None };
     let Some(finalists) = bench.rounds(&mut entries)? else {
         say("cancelled");
         return Ok(FAILED);
@@ -133,13 +153,14 @@ impl Bench<'_> {
             let mut fastest = f64::INFINITY;
             for i in 0..entries.len() {
                 let entry = &mut entries[i];
-                if entry.stopped.is_some() {
+                if !entry.runs() {
                     continue;
                 }
                 let limit = (round == 0 && fastest.is_finite()).then_some(STOP_AT * fastest + STOP_SLACK);
                 match self.measure(entry, limit)? {
                     Ran::Whole(s) => entry.seconds.push(s),
                     Ran::Stopped(s) => (entry.stopped, entry.held) = (Some(s), None),
+                    Ran::Misfit(why) => entry.note_misfit(i, why)?,
                     Ran::Interrupted => return Ok(None),
                 }
                 progress(&format!("round {}", round + 1), entry);
@@ -148,14 +169,16 @@ impl Bench<'_> {
             }
         }
         let others = entries.get_mut(1..).unwrap_or_default();
-        // What was stopped comes last, although it is not known how long it would take.
-        others.sort_by(|a, b| a.stopped.is_some().cmp(&b.stopped.is_some()).then(a.median().total_cmp(&b.median())));
-        let whole = entries.iter().filter(|e| e.stopped.is_none()).count();
+        // What was stopped comes behind, although it is not known how long it would take, and what does not fit last.
+        let rank = |e: &Entry| (e.misfit.is_some(), e.stopped.is_some());
+        others.sort_by(|a, b| rank(a).cmp(&rank(b)).then(a.median().total_cmp(&b.median())));
+        let whole = entries.iter().filter(|e| e.runs()).count();
         let finalists = whole.min(1 + FINALISTS);
         for round in 0..rounds.saturating_mul(FINAL_ROUNDS) {
-            for entry in &mut entries[..finalists] {
+            for (i, entry) in entries[..finalists].iter_mut().enumerate().filter(|(_, e)| e.runs()) {
                 match self.measure(entry, None)? {
                     Ran::Whole(s) => entry.finals.push(s),
+                    Ran::Misfit(why) => entry.note_misfit(i, why)?,
                     Ran::Stopped(_) | Ran::Interrupted => return Ok(None),
                 }
                 progress(&format!("final round {}", round + 1), entry);
@@ -171,7 +194,13 @@ impl Bench<'_> {
             None => {
                 let (artifact, prepared) = (entry.artifact.clone(), &self.prepared);
                 let (verifiers, tuned) = (&prepared.verifiers, &prepared.tuned);
-                (self.shelf.load(artifact, verifiers, tuned, &self.cancel, &mut |_| {})?, false)
+                match self.shelf.load(artifact, verifiers, tuned, self.interrupt.cancel(), &mut |_| {}) {
+                    Ok(ready) => (ready, false),
+                    Err(cause) if cause.chain().any(|e| e.downcast_ref().is_some_and(short_of_memory)) => {
+                        return Ok(Ran::Misfit(format!("{cause:#}")));
+                    }
+                    Err(cause) => return Err(cause).with_context(|| format!("plan \"{}\"", entry.name)),
+                }
             }
         };
         let mut ran = self.once(entry, &mut ready, limit)?;
@@ -188,13 +217,13 @@ impl Bench<'_> {
         let values: Vec<Value> =
             ready.engine.arguments(&self.words).map_err(|e| anyhow::anyhow!("{e}; parameters follow `--`"))?;
         ready.session.forget();
-        let watch = Watch { events: &|_: &Event<'_>| {}, cancel: &self.cancel };
-        let ((outcome, seconds), stopped) = limited(&self.cancel, limit, || {
+        let watch = Watch { events: &|_: &Event<'_>| {}, cancel: self.interrupt.cancel() };
+        let ((outcome, seconds), stopped) = limited(&self.interrupt, limit, || {
             let start = Instant::now();
             let outcome = ready.session.run(values, self.args.seed, &Options::default(), watch);
             (outcome, start.elapsed().as_secs_f64())
         });
-        if self.cancel.load(Ordering::SeqCst) {
+        if self.interrupt.asked() {
             return Ok(Ran::Interrupted);
         }
         let end = match outcome {
@@ -202,6 +231,7 @@ impl Bench<'_> {
             Err(_) if stopped => return Ok(Ran::Stopped(seconds)),
             Err(failure) => match failure.cause {
                 RunError::Failed(text) => End::Failed(text),
+                cause if is_misfit(&cause) => return Ok(Ran::Misfit(cause.to_string())),
                 cause => bail!("plan \"{name}\": {cause}"),
             },
         };
@@ -216,14 +246,31 @@ impl Bench<'_> {
     }
 }
 
-/// Runs something that ends soon after `cancel` is set, and sets it when `limit` seconds are over; whether it did. Then
-/// `cancel` is as before; what others set stays.
-fn limited<T>(cancel: &AtomicBool, limit: Option<f64>, run: impl FnOnce() -> T) -> (T, bool) {
+/// There was no memory, or no pages for keys and values.
+fn short_of_memory(cause: &Error) -> bool {
+    matches!(cause, Error::OutOfPages { .. } | Error::System { .. })
+}
+
+/// The run ended for want of memory, of which other plans of the strategy may need less.
+fn is_misfit(cause: &RunError) -> bool {
+    match cause {
+        RunError::Model { source, .. } => short_of_memory(source),
+        RunError::Budget { limit, .. } => *limit == "kv",
+        _ => false,
+    }
+}
+
+/// Runs something that ends soon after a run is to be stopped, and stops it when `limit` seconds are over; whether it did.
+/// The next run is not stopped; but what the person asked for stays.
+fn limited<T>(interrupt: &Interrupt, limit: Option<f64>, run: impl FnOnce() -> T) -> (T, bool) {
     let Some(limit) = limit.and_then(|s| Duration::try_from_secs_f64(s).ok()) else { return (run(), false) };
     let (done, over) = mpsc::channel::<()>();
     let expired = move || {
-        over.recv_timeout(limit) == Err(RecvTimeoutError::Timeout)
-            && cancel.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        let expired = over.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) && !interrupt.asked();
+        if expired {
+            interrupt.stop_run();
+        }
+        expired
     };
     std::thread::scope(|scope| {
         let watch = scope.spawn(expired);
@@ -231,7 +278,7 @@ fn limited<T>(cancel: &AtomicBool, limit: Option<f64>, run: impl FnOnce() -> T) 
         drop(done);
         let stopped = watch.join().unwrap_or(false);
         if stopped {
-            cancel.store(false, Ordering::SeqCst);
+            interrupt.go_on();
         }
         (result, stopped)
     })
@@ -248,31 +295,44 @@ fn let_go(entries: &mut [Entry]) {
 
 fn progress(round: &str, entry: &Entry) {
     if std::io::stderr().is_terminal() {
-        let stopped = if entry.stopped.is_some() { ", stopped" } else { "" };
-        say(&format!("{round} · {} · {}{stopped}", entry.name, seconds(entry.median())));
+        let (name, time) = (&entry.name, seconds(entry.median()));
+        let how = match (&entry.misfit, entry.stopped) {
+            (Some(_), _) => "does not fit".to_owned(),
+            (None, Some(_)) => format!("{time}, stopped"),
+            (None, None) => time,
+        };
+        say(&format!("{round} · {name} · {how}"));
     }
 }
 
 fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
     let chosen = entries[0].median();
-    let best = entries[..finalists].iter().map(Entry::median).fold(f64::INFINITY, f64::min);
+    let whole = entries[..finalists].iter().filter(|e| e.runs());
+    let best = whole.map(Entry::median).fold(f64::INFINITY, f64::min);
     let regret = chosen / best;
     let stopped = entries.iter().filter(|e| e.stopped.is_some()).count();
+    let misfits = entries.iter().filter(|e| e.misfit.is_some()).count();
     match args.format {
         Format::Json => print_json(json!({
-            "strategy": args.source, "plans": entries.len(), "stopped": stopped, "regret": regret,
+            "strategy": args.source, "plans": entries.len(), "stopped": stopped, "does_not_fit": misfits,
+            "regret": regret,
             "outcome": match end {
                 End::Answer(text, _) => json!({ "text": text }),
                 End::Failed(text) => json!({ "failed": text }),
             },
             "chosen_seconds": chosen, "best_seconds": best,
             "rows": entries.iter().enumerate().map(|(i, e)| json!({
-                "plan": e.name, "seconds": e.median(), "rounds": e.rounds(), "finalist": i < finalists,
-                "stopped": e.stopped.is_some(), "ends_alike": e.ends_alike,
+                "plan": e.name, "seconds": e.misfit.is_none().then(|| e.median()), "rounds": e.rounds(),
+                "finalist": i < finalists && e.runs(), "stopped": e.stopped.is_some(), "does_not_fit": e.misfit,
+                "ends_alike": e.ends_alike,
             })).collect::<Vec<_>>(),
         })),
         Format::Text => {
             for e in entries {
+                if let Some(why) = &e.misfit {
+                    print(&format!("{:<60} does not fit: {why}\n", e.name));
+                    continue;
+                }
                 let (sign, note) = match e.stopped {
                     Some(_) => (">", "stopped".to_owned()),
                     None => ("", format!("{} rounds", e.rounds())),
@@ -281,7 +341,7 @@ fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
                     (format!("{sign}{}", seconds(e.median())), format!("{sign}{:.2}", e.median() / chosen));
                 print(&format!("{:<60} {time:>10}  {ratio:>6} of the chosen  ({note})\n", e.name));
             }
-            let bound = entries.iter().filter(|e| e.stopped.is_none() && e.ends_alike).count();
+            let bound = entries.iter().filter(|e| e.runs() && e.ends_alike).count();
             let by =
                 if bound == entries.len() { "all".to_owned() } else { format!("the {bound} that must and ran whole") };
             let same = match end {
@@ -296,25 +356,40 @@ fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering;
 
     #[test]
     fn a_run_is_stopped_at_its_limit_and_only_then() {
-        let cancel = AtomicBool::new(false);
+        let interrupt = Interrupt::default();
+        let stopping = || interrupt.cancel().load(Ordering::SeqCst);
         let wait = || {
-            while !cancel.load(Ordering::SeqCst) {
+            while !stopping() {
                 std::thread::sleep(Duration::from_millis(1));
             }
         };
-        assert_eq!(limited(&cancel, Some(0.02), wait), ((), true));
-        assert!(!cancel.load(Ordering::SeqCst), "the next run is not stopped");
-        assert_eq!(limited(&cancel, Some(60.0), || 7), (7, false), "nothing waits for the limit");
-        assert_eq!(limited(&cancel, None, || 7), (7, false));
-        // The person was first: that is no limit, and it is not forgotten.
-        let interrupt = || {
-            cancel.store(true, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(limited(&interrupt, Some(0.02), wait), ((), true));
+        assert!(!stopping(), "the next run is not stopped");
+        assert_eq!(limited(&interrupt, Some(60.0), || 7), (7, false), "nothing waits for the limit");
+        assert_eq!(limited(&interrupt, None, || 7), (7, false));
+        // The person comes while the limit stops the run: that is a first interrupt, and it is not forgotten.
+        let late = || {
+            wait();
+            assert!(interrupt.ask());
         };
-        assert_eq!(limited(&cancel, Some(0.02), interrupt), ((), false));
-        assert!(cancel.load(Ordering::SeqCst));
+        assert_eq!(limited(&interrupt, Some(0.02), late), ((), true));
+        assert!(interrupt.asked() && stopping());
+        // The person was first: that is no limit.
+        assert_eq!(limited(&interrupt, Some(0.02), || std::thread::sleep(Duration::from_millis(60))), ((), false));
+        assert!(stopping());
+    }
+
+    #[test]
+    fn only_a_plan_that_lacks_memory_does_not_fit() {
+        let model = |source| RunError::Model { role: "base".to_owned(), source };
+        let over = |limit| RunError::Budget { limit, spent: "2".to_owned(), most: "1".to_owned() };
+        let none = Error::System { what: "pages", bytes: 1 << 40, cause: std::io::ErrorKind::OutOfMemory.into() };
+        assert!(is_misfit(&model(Error::OutOfPages { needed: 9, free: 1, total: 32 })) && is_misfit(&model(none)));
+        assert!(is_misfit(&over("kv")) && !is_misfit(&over("tokens")));
+        assert!(!is_misfit(&model(Error::Cancelled)) && !is_misfit(&RunError::Cancelled));
     }
 }

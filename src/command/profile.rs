@@ -33,13 +33,7 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
         None => machine::profile_path()
             .context("there is no cache folder to keep the profile in: name a file with -o FILE")?,
     };
-    let threads = args
-        .threads
-        .unwrap_or_else(|| u32::try_from(runtime::device::probe::probe().threads).unwrap_or(1))
-        .clamp(1, 1024);
-    if args.threads == Some(0) {
-        bail!("--threads must be at least 1");
-    }
+    let threads = machine::team(args.threads, runtime::device::probe::probe().threads)?;
     let folder = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
         bail!("cannot write {}: there is no folder {}", output.display(), folder.display());
@@ -164,6 +158,7 @@ fn check(args: &ProfileArgs) -> Result<u8> {
                 let (kv, attention) = (plan.schedule.kv, plan.schedule.attention);
                 let roofline = Roofline::new(&plan.model, &machine.target).with_numerics(plan.schedule.numerics);
                 let roofline = roofline.with_threads(threads).with_cache(kv, attention);
+                let roofline = roofline.with_prologue(plan.schedule.prologue);
                 let pairs = validate::run(&mut model, &roofline, kind, args.depth, &mut |pair| {
                     if loud {
                         say(&format!("{name} · {threads} threads · {} · {}", kind.name(), pair.config));

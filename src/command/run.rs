@@ -1,5 +1,6 @@
 //! `inferc run`: one request on a strategy or on a compiled plan.
 
+use super::interrupt::Interrupt;
 use super::{FAILED, OK, print, print_json, say};
 use crate::args::{Format, RunArgs};
 use anyhow::{Context as _, Result, bail};
@@ -15,8 +16,7 @@ use ir::strategy::Binding;
 use runtime::exec::{Event, Failure, Options, RunError, Watch};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// Everything a run needs, whether it came from a source or from a plan file.
 struct Request {
@@ -39,10 +39,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
         from_source(args, &path, name.as_deref(), &bar)?
     };
     let Some(request) = request else { return Ok(FAILED) };
-    let cancel = cancel_on_interrupt()?;
+    let interrupt = Interrupt::watch()?;
+    let cancel = interrupt.cancel();
     let Request { artifact, verifiers, tuned, machine, sources, mut shelf } = request;
     let target = machine.target;
-    let mut ready = shelf.load(artifact, &verifiers, &tuned, &cancel, &mut |line| bar.set_message(line.to_owned()))?;
+    let mut ready = shelf.load(artifact, &verifiers, &tuned, cancel, &mut |line| bar.set_message(line.to_owned()))?;
     let values = match ready.engine.arguments(&words) {
         Ok(values) => values,
         Err(e) => bail!("{e}; parameters follow `--`, as in: inferc run FILE -- --q \"text\""),
@@ -56,7 +57,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<u8> {
             trace.write(event);
         }
     };
-    let outcome = ready.session.run(values, args.seed, &options, Watch { events: &events, cancel: &cancel });
+    let outcome = ready.session.run(values, args.seed, &options, Watch { events: &events, cancel });
     bar.finish_and_clear();
     let code = finish(args, &ready, &target, outcome, &sources)?;
     // The result is out; a trace that is not whole is still no success.
@@ -116,26 +117,27 @@ fn finish(
             say(report::text(plan, target, args.seed, &outcome).trim_end());
         }
         (Err(failure), Format::Json) => {
-            let place = (!sources.0.is_empty()).then(|| sources.position(0, failure.at.0));
+            let place = place(&failure, sources);
             print_json(serde_json::json!({
                 "strategy": plan.strategy.name, "seed": args.seed, "error": failure.to_string(),
-                "at": place.map(|(line, column)| serde_json::json!({ "line": line, "column": column })),
+                "at": place.map(|(_, line, column)| serde_json::json!({ "line": line, "column": column })),
             }));
             return Ok(code(&failure.cause));
         }
         (Err(failure), Format::Text) => {
-            let place = match sources.0.first() {
-                Some((name, _)) if failure.at != (0, 0) => {
-                    let (line, column) = sources.position(0, failure.at.0);
-                    format!("{name}:{line}:{column}: ")
-                }
-                _ => String::new(),
-            };
-            say(&format!("error: {place}{failure}"));
+            let place = place(&failure, sources).map(|(name, line, column)| format!("{name}:{line}:{column}: "));
+            say(&format!("error: {}{failure}", place.unwrap_or_default()));
             return Ok(code(&failure.cause));
         }
     }
     Ok(OK)
+}
+
+/// Where a run failed, as file, line and column: nowhere where no place is known, or where a plan has no source beside it.
+fn place<'a>(failure: &Failure, sources: &'a Sources) -> Option<(&'a str, usize, usize)> {
+    let (name, _) = sources.0.first().filter(|_| failure.at != (0, 0))?;
+    let (line, column) = sources.position(0, failure.at.0);
+    Some((name, line, column))
 }
 
 /// The exit code of a failed run, in every format: arguments are usage, everything else is the run's.
@@ -144,14 +146,17 @@ fn code(cause: &RunError) -> u8 {
 }
 
 fn from_plan(args: &RunArgs, path: &std::path::Path) -> Result<Option<Request>> {
+    if let Some(option) = args.binding.of_compilation() {
+        bail!(
+            "{option} works with a source file only: {} has it decided; compile its source anew with {option}",
+            path.display()
+        );
+    }
     let bytes = artifact::read(path)?;
     let artifact = artifact::decode(path, &bytes)?;
     let files = artifact::fits(&artifact).with_context(|| format!("{} does not run here", path.display()))?;
     let manifest = manifest::load(path, args.binding.manifest.as_deref())?;
     let machine = args.binding.machine(Some(&manifest), false)?;
-    if !args.binding.models.is_empty() {
-        bail!("a compiled plan names its models: --model works with a source file only");
-    }
     let mut verifiers = Vec::new();
     for role in artifact.plan.strategy.roles.iter().filter(|r| r.kind != ir::strategy::RoleKind::Generator) {
         let bound = inputs::bind(std::slice::from_ref(role), &manifest, &[])?;
@@ -195,19 +200,6 @@ pub(crate) fn parameters(words: &[String]) -> Result<Vec<(String, String)>> {
         }
     }
     Ok(out)
-}
-
-/// Ctrl-C asks the run to stop at its next step; a second one ends the process.
-pub(crate) fn cancel_on_interrupt() -> Result<Arc<AtomicBool>> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    let flag = cancel.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            super::give_up();
-        }
-    })
-    .context("cannot watch for Ctrl-C")?;
-    Ok(cancel)
 }
 
 /// A line on standard error that changes while work goes on; nothing when it is no terminal.
@@ -293,6 +285,16 @@ fn event_json(event: &Event<'_>) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_has_a_place_where_one_is_known() {
+        let sources = Sources(vec![("a.infer".to_owned(), "model\nbase".to_owned())]);
+        let nowhere = Failure::from(RunError::Cancelled);
+        let at = Failure { at: (8, 10), ..Failure::from(RunError::Cancelled) };
+        assert_eq!(place(&nowhere, &sources), None);
+        assert_eq!(place(&at, &sources), Some(("a.infer", 2, 3)));
+        assert_eq!(place(&at, &Sources::default()), None, "a plan has no source beside it");
+    }
 
     #[test]
     fn arguments_are_usage_and_failures_are_not() {

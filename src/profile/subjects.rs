@@ -93,6 +93,8 @@ pub(super) struct Key {
 pub(super) struct Ledger {
     visits: BTreeMap<Key, Vec<Visit>>,
     matrices: BTreeMap<usize, Matrices>,
+    /// Launches of the layers by subject and threads, as they were scheduled.
+    launches: BTreeMap<(usize, u32), u64>,
 }
 
 /// Multiply-adds per row of the layers and of the output matrix, and bytes of all weights.
@@ -112,6 +114,13 @@ impl Ledger {
     /// Steps whose visits do not agree.
     pub(super) fn unsettled(&self) -> Vec<Key> {
         self.visits.iter().filter(|(_, v)| settle(v).is_none_or(|s| !s.agrees())).map(|(k, _)| *k).collect()
+    }
+
+    /// Seconds in launches of a step's layers; one thread waits for nobody.
+    fn waits(&self, subject: usize, team: u32, machine: &Machine) -> f64 {
+        #[allow(clippy::cast_precision_loss, reason = "a few launches a layer")]
+        let launches = self.launches.get(&(subject, team)).map_or(0.0, |n| *n as f64);
+        if team > 1 { launches * machine.target.launch } else { 0.0 }
     }
 
     fn note(&mut self, key: Key, visit: Visit) {
@@ -243,7 +252,8 @@ impl Subject {
                 continue;
             }
             let pages = 64 + 3 * u64::from(self.shape.context);
-            let (mut model, _) = measure::start(image.clone(), Path::new("synthetic"), &machine, team, pages)?;
+            let (mut model, plan) = measure::start(image.clone(), Path::new("synthetic"), &machine, team, pages)?;
+            ledger.launches.insert((index, team), plan.schedule.launches(self.shape.layers).layers);
             // Forks get copies of their keys.
             model.set_prefix_mode(PrefixMode::Copied);
             for key in keys {
@@ -256,9 +266,7 @@ impl Subject {
     /// Seconds per step, one thread's and all threads', of what a class does in steps with rising `rows`, by working set.
     fn curves(&self, index: usize, all: &[Subject], ledger: &Ledger, machine: &Machine) -> Vec<Curve> {
         let seen = |team, step| ledger.settled(index, team, step);
-        let launch = |team: u32, each: u32| {
-            if team > 1 { f64::from(each * self.shape.layers) * machine.target.launch } else { 0.0 }
-        };
+        let waits = |subject: usize, team: u32| ledger.waits(subject, team, machine);
         let context = |tokens: f64| tokens * f64::from(self.shape.layers * self.shape.kv_heads * 64) * 2.0;
         let heads = f64::from(self.shape.heads * self.shape.layers);
         let mut curves = Vec::new();
@@ -270,7 +278,7 @@ impl Subject {
                 for step in &self.steps {
                     let (Step::Fresh { rows, .. } | Step::Prompt { rows } | Step::Deep { rows, .. }) = *step;
                     layers.point(rows, work.layers * f64::from(rows), machine, |team| {
-                        seen(team, *step).map(|s| (s.layers - launch(team, 5), s.spread))
+                        seen(team, *step).map(|s| (s.layers - waits(index, team), s.spread))
                     });
                     if let Step::Fresh { logits: true, .. } = *step {
                         let part = |team| seen(team, *step).map(|s| (s.head, s.spread));
@@ -308,7 +316,8 @@ impl Subject {
                     let work = f64::from(pages) * f64::from(self.shape.kv_heads * self.shape.layers);
                     curve.point(pages, work, machine, |team| {
                         let (with, without) = (seen(team, *step)?, ledger.settled(listed?, team, *step)?);
-                        Some((with.layers - without.layers - launch(team, 1), with.spread.max(without.spread)))
+                        let waits = waits(index, team) - waits(listed?, team);
+                        Some((with.layers - without.layers - waits, with.spread.max(without.spread)))
                     });
                 }
                 curves.push(curve);

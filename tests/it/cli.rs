@@ -1,8 +1,9 @@
 //! Every command on real files: exit codes, JSON shapes, errors that name place, cause and remedy.
 
 use crate::program::{Ran, command, fed, inferc};
-use crate::project::{ONE, SHAPE, project, root};
+use crate::project::{ONE, SHAPE, artifact, backends, machine, project, root};
 use ::inferc::synthetic::{Shape, gguf};
+use ir::schedule::Numerics;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Stdio;
@@ -277,9 +278,20 @@ fn a_plan_runs_like_its_source_and_compiles_to_the_same_bytes() {
     assert_ne!(plan["text"], other["text"], "another seed gives another text");
     fields(&plan, &["usage", "predicted", "measured", "operators", "strategy", "target"]);
     assert_eq!(plan["tokens"].as_array().map(Vec::len), plan["logprobs"].as_array().map(Vec::len));
-    inferc(dir.path(), &["run", "x.plan", "--model", "base=model.gguf", "--", "--q", "a"])
-        .code(2)
-        .says(&["source file only"]);
+    // What a plan has decided cannot be asked for when it runs.
+    for (option, value) in [
+        ("--model", "base=model.gguf"),
+        ("--threads", "1"),
+        ("--numerics", "f32"),
+        ("--kv", "f16"),
+        ("--attention", "dense"),
+        ("--prompt", "9"),
+        ("--backend", "llvm"),
+        ("--isa", "avx2"),
+    ] {
+        let words = [option, "source file only", "x.plan has it decided", "compile its source anew"];
+        inferc(dir.path(), &["run", "x.plan", option, value, "--", "--q", "a"]).code(2).says(&words);
+    }
 }
 
 #[test]
@@ -373,7 +385,8 @@ fn wrong_usage_is_told_with_a_remedy() {
         (&["run", "votes.infer", "--", "--q", "a", "--n", "many"], &["n", "many"]),
         (&["run", "votes.infer", "--set", "calm=high", "--", "--q", "a"], &["calm=high", "number"]),
         (&["run", "one.infer", "--threads", "0", "--", "--q", "a"], &["--threads"]),
-        (&["run", "one.infer", "--threads", "100000", "--", "--q", "a"], &["--threads", "1024"]),
+        (&["run", "one.infer", "--threads", "100000", "--", "--q", "a"], &["--threads", "at most 256"]),
+        (&["profile-device", "--threads", "257"], &["--threads 257", "at most 256"]),
         (&["run", "one.infer", "--target", "h200", "--", "--q", "a"], &["GPU", "--target"]),
         (&["run", "one.infer", "--loud", "--", "--q", "a"], &["--loud"]),
         (&["run", "one.infer", "--trace", "no/where.jsonl", "--", "--q", "a"], &["no/where.jsonl"]),
@@ -386,6 +399,28 @@ fn wrong_usage_is_told_with_a_remedy() {
         (&["cost", "--model", "qwen3-8b", "--model-kind", "roofline", "--target", "abacus"], &["abacus"]),
         (&["bench", "--kernels"], &["--model FILE"]),
         (&["bench", "one.infer"], &["--data"]),
+        (&["bench", "one.infer", "--data", "t.jsonl", "--case", "decode"], &["--case", "cannot be used"]),
+        (&["bench", "--case", "decode"], &["--kernels"]),
+        (&["bench", "one.infer", "--data", "t.jsonl", "--bytes", "9"], &["--bytes", "cannot be used"]),
+        (
+            &["bench", "one.infer", "--data", "t.jsonl", "--kernels", "--model", "m.gguf"],
+            &["--kernels", "cannot be used"],
+        ),
+        (&["bench", "--data", "t.jsonl", "--roofs"], &["--roofs", "--data", "cannot be used"]),
+        (&["bench", "one.infer", "--roofs"], &["--roofs", "cannot be used"]),
+        (&["bench", "one.infer", "--plans", "2", "--roofs", "--", "--q", "a"], &["--roofs", "cannot be used"]),
+        (&["bench", "one.infer", "--plans", "2", "--analyze", "--", "--q", "a"], &["--analyze", "cannot be used"]),
+        (&["bench", "one.infer", "--plans", "2", "--limit", "3", "--", "--q", "a"], &["--limit", "cannot be used"]),
+        (&["bench", "one.infer", "--data", "t.jsonl", "--repeat", "2"], &["--repeat", "--data", "cannot be used"]),
+        (&["bench", "--roofs", "--seed", "2"], &["--seed", "--roofs", "cannot be used"]),
+        (
+            &["fidelity", "--model", "model.gguf", "--text", "infer.toml", "--with", "int8,dense"],
+            &["context of 1024 tokens", "--context"],
+        ),
+        (
+            &["fidelity", "--model", "model.gguf", "--text", "infer.toml", "--with", "int8,dense", "--predict", "0"],
+            &["--predict", "1.."],
+        ),
         (&["doc", "std::nothing"], &["std::nothing", "std::prompts"]),
     ];
     for (args, words) in cases {
@@ -634,6 +669,48 @@ fn plans_beside_the_chosen_one_end_as_it_does() {
     inferc(dir.path(), &["bench", "one.infer", "--plans", "1", "--", "--q", &long])
         .code(2)
         .says(&["plan \"chosen\"", "context"]);
+}
+
+/// A plan beside the chosen one for whose copies of the prompt there are too few pages: a row, not the end of the command.
+#[test]
+fn plans_that_do_not_fit_are_rows() {
+    let dir = project();
+    let source = ONE.replace("-> Sample<Text>", "-> Text").replace("tokens: 64tok", "tokens: 1ktok").replace(
+        "gen(base, ask(q), max: 16tok, temp: 0.8)",
+        "let s = sample(base, ask(q), n: 8, max: 16tok, temp: 0.8);\n    vote(s, by: |s| s.text).value ?? \"\"",
+    );
+    put(dir.path(), "eight.infer", &source);
+    // Memory for the weights and for a few hundred tokens: the prompt once, but not eight times.
+    let model = dir.path().join("model.gguf");
+    let weights = artifact(&source, &model, &machine(backends()[0], None, 2, Numerics::Int8));
+    let weights = weights.plan.models.into_iter().flatten().map(|m| m.weight_bytes).sum::<u64>();
+    let page = 16 * 2 * 2 * 64 * 2 * u64::from(SHAPE.layers);
+    let class = if runtime::device::probe::isa().avx512 { "cpu-avx512" } else { "cpu-avx2" };
+    let mut target = ir::target::builtin(class).expect("built in");
+    target.memory = (weights + 80 * page) as f64;
+    put(dir.path(), "small.json", &serde_json::to_string(&target).expect("JSON"));
+    let long = "word ".repeat(100);
+    let words = ["bench", "eight.infer", "--plans", "12", "--repeat", "1", "--threads", "2", "--target", "small.json"];
+    let asked = ["--", "--q", &long];
+    let report = inferc(dir.path(), &[&words[..], &["--format", "json"], &asked].concat()).code(0).json();
+    let rows = report["rows"].as_array().expect("a row a plan");
+    let misfits: Vec<&Value> = rows.iter().filter(|r| r["does_not_fit"].is_string()).collect();
+    assert!(!misfits.is_empty() && report["does_not_fit"] == misfits.len(), "{report}");
+    for row in misfits {
+        assert!(row["does_not_fit"].as_str().is_some_and(|why| why.contains("pages")), "{row}");
+        assert!(row["seconds"].is_null() && row["finalist"] == false && row["plan"] != "chosen", "{row}");
+    }
+    assert!(
+        rows[0]["plan"] == "chosen" && rows[0]["seconds"].is_f64() && rows[0]["does_not_fit"].is_null(),
+        "{report}"
+    );
+    assert!(report["regret"].as_f64().is_some_and(|r| r >= 1.0), "{report}");
+    let text = inferc(dir.path(), &[&words[..], &asked].concat()).code(0).out;
+    assert!(text.contains("does not fit: ") && text.contains("regret "), "{text}");
+    // The chosen plan has to fit.
+    target.memory = (weights + 40 * page) as f64;
+    put(dir.path(), "small.json", &serde_json::to_string(&target).expect("JSON"));
+    inferc(dir.path(), &[&words[..], &asked].concat()).code(2).says(&["plan \"chosen\"", "pages"]);
 }
 
 /// A closed pipe ends the output silently; an interrupt ends a run with a sentence.

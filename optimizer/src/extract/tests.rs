@@ -71,7 +71,7 @@ fn terms(egraph: &EGraph<Term, ()>, id: Id, prices: &Made) -> Vec<(f64, f64, BTr
 }
 
 fn generate(id: u32, n: u32, stops: bool, context: u32, extends: Option<u32>) -> Site {
-    let kind = Kind::Generate { n, live: f64::from(n), max: 10.0, stops, branches: false };
+    let kind = Kind::Generate { n, live: f64::from(n), max: 10.0, stops, watched: stops, branches: false };
     Site { id, kind, role: Some(0), times: 1.0, context, made: 1.0, extends, together: 1.0 }
 }
 

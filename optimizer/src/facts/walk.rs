@@ -435,6 +435,7 @@ impl Walk<'_> {
             live,
             max,
             stops: does(Level::Set, |a| matches!(a, Action::Stop)),
+            watched: does(Level::Set, |_| true),
             branches,
         };
         let role = self.role(g.model);

@@ -230,7 +230,8 @@ fn strategy(dice: &mut Dice) -> Facts {
         let (times, made, together) = (1.0, 1.0, 1.0);
         Site { id, kind, role, times, context, made, extends, together }
     };
-    let generate = |n, stops| Kind::Generate { n, live: f64::from(n), max: DEPTH as f64, stops, branches: false };
+    let generate =
+        |n, stops| Kind::Generate { n, live: f64::from(n), max: DEPTH as f64, stops, watched: stops, branches: false };
     let n = 1 + dice.below(4);
     let mut sites = vec![site(0, generate(n, dice.below(2) == 0), Some(dice.below(2)), dice.below(3), None)];
     for id in 1..=dice.below(3) {
