@@ -172,7 +172,7 @@ impl LanguageModel for TableModel {
             *self.log.prefilled.lock().expect("no panic before") += more;
         }
         for (i, append) in appends.iter().enumerate() {
-            assert!(!append.tokens.is_empty() && !(append.decoded && append.tokens.len() > 1));
+            assert!(append.tokens.len() == 1 || (append.tokens.len() > 1 && !append.decoded));
             for (j, token) in append.tokens.iter().enumerate() {
                 let tokens = self.sequences.get_mut(&append.seq.0).expect("known sequence");
                 let partly = append.decoded && tokens.len() >= self.dense;
