@@ -157,7 +157,7 @@ fn look(
 }
 
 fn prompt(model: &mut LocalModel, seq: SeqId, tokens: &[u32]) -> Result<()> {
-    Ok(model.step(&[Append { seq, tokens, wanted: Wanted::None }], &mut |_, _, _| {})?)
+    Ok(model.step(&[Append { seq, tokens, wanted: Wanted::None, decoded: false }], &mut |_, _, _| {})?)
 }
 
 /// Appends one token; the log-probabilities of the next one.
@@ -165,7 +165,7 @@ fn decode(model: &mut LocalModel, seq: SeqId, token: u32) -> Result<LogProbs> {
     let mut row = Vec::new();
     let mut sound = true;
     let tokens = [token];
-    model.step(&[Append { seq, tokens: &tokens, wanted: Wanted::Last }], &mut |_, _, r| {
+    model.step(&[Append { seq, tokens: &tokens, wanted: Wanted::Last, decoded: true }], &mut |_, _, r| {
         sound = r.is_sound();
         row = r.logits.iter().map(|x| x - r.log_z).collect();
     })?;

@@ -346,7 +346,7 @@ impl Ready {
             let appends: Vec<Append<'_>> = seqs
                 .iter()
                 .zip(fed.chunks(1))
-                .map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last })
+                .map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last, decoded: true })
                 .collect();
             let choices = model.step_and_choose(&appends, &mut |which, _| {
                 let sequence = u32::try_from(which).unwrap_or(u32::MAX);
@@ -386,13 +386,15 @@ impl Ready {
     }
 }
 
+/// A step of given texts.
 fn step(
     model: &mut LocalModel,
     rows: &[(SeqId, &[u32])],
     wanted: Wanted,
     sink: &mut dyn FnMut(usize, usize, &Row<'_>),
 ) -> Result<()> {
-    let appends: Vec<Append<'_>> = rows.iter().map(|(seq, tokens)| Append { seq: *seq, tokens, wanted }).collect();
+    let appends: Vec<Append<'_>> =
+        rows.iter().map(|(seq, tokens)| Append { seq: *seq, tokens, wanted, decoded: false }).collect();
     let mut sound = true;
     model.step(&appends, &mut |append, token, row| {
         sound &= row.is_sound();

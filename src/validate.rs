@@ -170,7 +170,7 @@ pub fn run(
     let first = model.create()?;
     let fill = all.iter().map(|c| depth(*c)).max().unwrap_or(0);
     for chunk in ids[..fill].chunks(512) {
-        model.step(&[Append { seq: first, tokens: chunk, wanted: Wanted::None }], &mut |_, _, _| {})?;
+        model.step(&[Append { seq: first, tokens: chunk, wanted: Wanted::None, decoded: false }], &mut |_, _, _| {})?;
     }
     let mut pairs = Vec::new();
     for config in all {
@@ -215,7 +215,8 @@ fn measure_one(model: &mut LocalModel, first: SeqId, config: Config, ids: &[u32]
     match config {
         Config::Prefill { rows, .. } => {
             for _ in 0..4 {
-                let append = Append { seq: first, tokens: &ids[depth..depth + rows], wanted: Wanted::Last };
+                let tokens = &ids[depth..depth + rows];
+                let append = Append { seq: first, tokens, wanted: Wanted::Last, decoded: false };
                 let start = Instant::now();
                 model.step(&[append], &mut |_, _, _| {})?;
                 seconds.push(start.elapsed().as_secs_f64());
@@ -235,7 +236,7 @@ fn measure_one(model: &mut LocalModel, first: SeqId, config: Config, ids: &[u32]
                     .enumerate()
                     .map(|(k, seq)| {
                         let at = (depth + 31 * k + i) % ids.len();
-                        Append { seq: *seq, tokens: &ids[at..=at], wanted: Wanted::Last }
+                        Append { seq: *seq, tokens: &ids[at..=at], wanted: Wanted::Last, decoded: true }
                     })
                     .collect();
                 let start = Instant::now();

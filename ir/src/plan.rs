@@ -62,7 +62,7 @@ pub enum PrefixMode {
 /// Where the context of a score, choice or expectation is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScoreMode {
-    /// Appended to the KV that generation left behind.
+    /// Appended to what generation left behind of the KV that a prompt of the same tokens would have.
     Fused,
     /// Prefilled again, from its first token; its keys are given back at once.
     Fresh,

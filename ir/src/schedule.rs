@@ -82,7 +82,8 @@ impl KvFormat {
     }
 }
 
-/// Which pages a decoded token attends to. Prompts and scored texts always attend to everything before them.
+/// Which pages a decoded token attends to. Prompts and scored texts always attend to everything before them, however few
+/// tokens of them are left to compute; decoded is what a sampling step continues a sequence with.
 ///
 /// Whatever is left out is left out by pages of [`PAGE`] tokens. A sequence that has no more pages than `pages` attends to
 /// all of them, in the same order and to the same bits as [`Attention::Dense`].

@@ -309,11 +309,26 @@ impl<'a> World<'a> {
         Some(Wave { start, stretches, memory: self.kv(site, prompts * prompt + width * max) })
     }
 
-    /// One computation of a site's context: whole, or only the new turn behind the keys of the sequence it extends.
+    /// Tokens of a site's context whose keys the sequence that it extends leaves behind: all but the new turn; where decoded
+    /// tokens attend to a part of the pages, only the sequence's own prompt, or as many tokens as the budget of pages holds.
+    fn left_behind(&self, index: usize) -> f64 {
+        let site = &self.facts.sites[index];
+        let old = (self.contexts[index] - TURN).max(0.0);
+        let model = site.role.and_then(|r| self.plans.get(r as usize)?.as_ref());
+        match model.and_then(|m| m.schedule.attention.pages()) {
+            Some(pages) => {
+                let prompt = self.base(site).map_or(0.0, |base| self.contexts[base]);
+                old.min(prompt.max(f64::from(pages) * PAGE as f64))
+            }
+            None => old,
+        }
+    }
+
+    /// One computation of a site's context: whole, or only what the sequence it extends left no keys of.
     pub(crate) fn prefill(&self, index: usize, extended: bool) -> Option<Time> {
         let site = self.facts.sites.get(index)?;
         let (chunk, tokens) = (f64::from(self.chunk(site)?), self.contexts[index]);
-        let old = if extended { (tokens - TURN).max(0.0) } else { 0.0 };
+        let old = if extended { self.left_behind(index) } else { 0.0 };
         Some(self.roofline(site)?.prefill(tokens - old, old, chunk))
     }
 
@@ -329,7 +344,8 @@ impl<'a> World<'a> {
         Some(self.roofline(site)?.prefill(rows, self.contexts[index], chunk).times(site.times))
     }
 
-    /// KV bytes that a site's context needs: its own keys, or those of all sequences it may extend, kept until then.
+    /// KV bytes that a site's context needs: its own keys, or those of all sequences it may extend, kept until then (at most:
+    /// attention to a part keeps fewer).
     pub(crate) fn context_memory(&self, index: usize, extended: bool) -> f64 {
         let site = &self.facts.sites[index];
         let kept = match self.base(site).map(|b| (&self.facts.sites[b].kind, b)) {

@@ -55,7 +55,9 @@ pub const RULES: &[Rule] = &[
         name: "extend-context",
         relation: Relation::Exact,
         doc: "A context that extends a generated sequence of the same model is appended to its keys instead of being \
-              prefilled again: a row's bits do not depend on how its prefix was computed.",
+              prefilled again. The bits are the same, because only keys are kept that a prompt of the same tokens has: all of \
+              the sequence's where attention is dense, else those of its prompt and of as many tokens as the budget of pages \
+              holds; what lies behind them is computed again, and priced so.",
     },
 ];
 

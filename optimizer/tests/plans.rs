@@ -5,7 +5,8 @@ mod plan_setup;
 use inferc_optimizer as optimizer;
 
 use ir::plan::{Plan, PrefixMode, ScoreMode, SitePlan};
-use ir::schedule::Numerics;
+use ir::schedule::{Attention, Numerics};
+use optimizer::lossy::Forced;
 use optimizer::{ASSUMPTIONS, Options, PlanError};
 use plan_setup::{lawful, models, options, plan, reference, strategies, strategy};
 use proptest::prelude::*;
@@ -180,6 +181,22 @@ fn a_score_is_appended_to_the_keys_that_generation_left() {
     let naive = self::plan(&strategy(CHAINED), &reference(), &Options { naive: true, ..options() }).expect("it fits");
     assert!(naive.sites.iter().any(|s| matches!(s, SitePlan::Score { mode: ScoreMode::Fresh, .. })));
     assert!(naive.cost.seconds > plan.cost.seconds);
+}
+
+/// Where decoded tokens attend to a part, an answer's keys behind the budget are not kept: the plan prices them again.
+#[test]
+fn keys_behind_a_budget_are_priced_as_computed_again() {
+    let allowed =
+        CHAINED.replace("within { tokens: 1ktok }", "within { tokens: 1ktok } allow { sparse_attention: 50% }");
+    let cost = |attention| {
+        let forced = Forced { kv: None, attention: Some(attention) };
+        let plan = lawful(&strategy(&allowed), &reference(), &Options { forced, ..options() });
+        assert!(plan.sites.iter().any(|s| matches!(s, SitePlan::Score { mode: ScoreMode::Fused, .. })));
+        operator(&plan, "extend").cost.seconds
+    };
+    let (few, many) = (cost(Attention::sparse(4)), cost(Attention::sparse(1000)));
+    let dense = cost(Attention::Dense);
+    assert!(few > 2.0 * many && many < 1.1 * dense, "{few} s, with a budget for all {many} s, dense {dense} s");
 }
 
 #[test]

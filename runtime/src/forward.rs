@@ -390,6 +390,10 @@ impl LocalModel {
             if a.tokens.is_empty() {
                 return fail("no tokens are appended; leave it out of the step".to_owned());
             }
+            if a.decoded && a.tokens.len() > 1 {
+                let n = a.tokens.len();
+                return fail(format!("{n} tokens are appended as one that was decoded; append them one by one"));
+            }
             if let Some(bad) = a.tokens.iter().find(|t| **t as usize >= self.info.vocab) {
                 return fail(format!(
                     "token {bad} is outside the vocabulary of {}; use this model's tokenizer",
@@ -495,7 +499,7 @@ impl LocalModel {
                 pages: self.pool.pages(appends[p.append].seq),
                 first: lens[p.append] + p.start,
                 rows: p.rows,
-                decoded: appends[p.append].tokens.len() == 1,
+                decoded: appends[p.append].decoded,
                 together: p.together,
             })
             .collect();
@@ -763,5 +767,9 @@ impl LanguageModel for LocalModel {
 
     fn kv_bytes(&self) -> u64 {
         self.pool.used() as u64 * self.store.shape().bytes() as u64
+    }
+
+    fn dense_tokens(&self) -> usize {
+        self.limits.attention.pages().map_or(usize::MAX, |pages| (pages as usize).saturating_mul(PAGE))
     }
 }

@@ -31,6 +31,11 @@ pub struct Append<'a> {
     pub tokens: &'a [u32],
     /// Logits to deliver.
     pub wanted: Wanted,
+    /// Whether the token (there is only one then) was drawn and continues its sequence: such a one may attend to a part of
+    /// what is before it, where the model does so. False for prompts and given texts, however few tokens are left of them:
+    /// these always attend to everything. A caller says it because no length could: the last token of a prompt whose rest
+    /// is cached is alone, too.
+    pub decoded: bool,
 }
 
 /// Logits after one token.
@@ -127,10 +132,12 @@ pub trait LanguageModel: Send {
     fn free(&mut self, seq: SeqId);
 
     /// Appends tokens to several sequences together and delivers the wanted logits: `sink(append, token, row)`, in the
-    /// order of appends and tokens. A row's bits do not depend on what else is in the step.
+    /// order of appends and tokens. A row's bits depend on its sequence alone: on the tokens, and on which of those from
+    /// [`LanguageModel::dense_tokens`] on were decoded; not on how they were appended or on what else is in the step.
     ///
     /// # Errors
-    /// When pages run out, a context is exceeded, or the step was cancelled. No sequence is changed then.
+    /// When pages run out, a context is exceeded, a decoded append has several tokens, or the step was cancelled. No
+    /// sequence is changed then.
     fn step(&mut self, appends: &[Append<'_>], sink: &mut dyn FnMut(usize, usize, Row<'_>)) -> Result<(), Error>;
 
     /// As [`LanguageModel::step`], for appends of callers that meet: `modes[i]` is how append `i` treats the keys of a shared
@@ -187,6 +194,13 @@ pub trait LanguageModel: Send {
 
     /// Bytes of KV in use now.
     fn kv_bytes(&self) -> u64;
+
+    /// Tokens at the start of a sequence that attend to everything before them even when they are decoded: their keys are
+    /// the same as a prompt's. Decoded ones behind them may attend to a part, so that the keys of a prompt of the same
+    /// tokens would be others.
+    fn dense_tokens(&self) -> usize {
+        usize::MAX
+    }
 
     /// True when sequences with equal tokens may be continued differently, as written answers are: no two sequences may
     /// share the row after their prompt then, and none is kept for reuse.

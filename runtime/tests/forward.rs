@@ -290,12 +290,14 @@ fn failures_change_nothing() {
         assert_eq!(model.len(seq), 40);
         error
     };
-    let append = |seq, tokens| Append { seq, tokens, wanted: Wanted::Last };
+    let append = |seq, tokens| Append { seq, tokens, wanted: Wanted::Last, decoded: false };
     let pages = refuse(&mut model, &[append(seq, &tokens[..300])]);
     assert!(matches!(pages, Error::OutOfPages { needed: 19, free: 17, total: 20 }), "{pages:?}");
     assert!(matches!(refuse(&mut model, &[append(seq, &[])]), Error::Sequence { .. }));
     assert!(matches!(refuse(&mut model, &[append(seq, &[49_152])]), Error::Sequence { .. }));
     assert!(matches!(refuse(&mut model, &[append(seq, &[1]), append(seq, &[2])]), Error::Sequence { .. }));
+    let several = Append { decoded: true, ..append(seq, &[1, 2]) };
+    assert!(matches!(refuse(&mut model, &[several]), Error::Sequence { .. }));
     let long = vec![1; 9000];
     let context = refuse(&mut model, &[append(seq, &long)]);
     assert!(context.to_string().contains("context of 8192"), "{context}");

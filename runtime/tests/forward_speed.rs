@@ -13,8 +13,10 @@ use ir::schedule::{Attention, KvFormat, ModelSchedule, Prologue};
 use std::time::Instant;
 
 fn run(model: &mut LocalModel, appends: &[(SeqId, &[u32])]) {
-    let appends: Vec<Append<'_>> =
-        appends.iter().map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last }).collect();
+    let appends: Vec<Append<'_>> = appends
+        .iter()
+        .map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last, decoded: tokens.len() == 1 })
+        .collect();
     model.step(&appends, &mut |_, _, row| assert!(row.is_sound())).expect("steps");
 }
 
@@ -166,7 +168,7 @@ fn sampling() {
             let appends: Vec<Append<'_>> = seqs[..n]
                 .iter()
                 .zip(tokens.chunks(1))
-                .map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last })
+                .map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last, decoded: true })
                 .collect();
             let mut position = 0;
             let t = (0..20).map(|_| {
@@ -186,7 +188,7 @@ fn sampling() {
         }
     }
     let mut rows = Vec::new();
-    let append = [Append { seq: seqs[0], tokens: &tokens[..1], wanted: Wanted::Last }];
+    let append = [Append { seq: seqs[0], tokens: &tokens[..1], wanted: Wanted::Last, decoded: true }];
     model.step(&append, &mut |_, _, row| rows.push(OwnedRow::of(&row))).expect("steps");
     let row = rows[0].row();
     for (name, f) in [("varentropy", varentropy as fn(&Row<'_>) -> f32), ("margin", margin)] {

@@ -8,7 +8,8 @@ mod oracle;
 
 use codegen::Backend;
 use files_writer::{Writer, ggml_code};
-use forward_setup::{Kept, backend, compile, model, schedule, step, step_placed};
+use forward_setup::{Kept, backend, compile, kept, model, rows, schedule, step, step_placed};
+use inferc_runtime::error::Error;
 use inferc_runtime::forward::{Loaded, LocalModel};
 use inferc_runtime::gguf::Gguf;
 use inferc_runtime::model::{Append, LanguageModel, OwnedRow, Row, SeqId, Wanted};
@@ -17,6 +18,7 @@ use ir::plan::PrefixMode;
 use ir::schedule::{Attention, KvFormat, ModelSchedule};
 use ir::tensor::DType;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const VOCAB: u32 = 96;
 /// Its embedding is NaN.
@@ -115,6 +117,11 @@ fn load(arch: &str, backend: Backend) -> Arc<Loaded> {
 
 fn bits(row: &Kept) -> Vec<u32> {
     row.logits.iter().chain(&row.stats).map(|x| x.to_bits()).collect()
+}
+
+/// Tokens of which the row after the last one is wanted.
+fn one(seq: SeqId, tokens: &[u32], decoded: bool) -> Append<'_> {
+    Append { seq, tokens, wanted: Wanted::Last, decoded }
 }
 
 /// The last row of a history computed alone, in one append.
@@ -238,7 +245,7 @@ fn sampled(model: &mut LocalModel, prompt: &[u32], sequences: &[u32], steps: u32
     let root = model.create().expect("a sequence");
     let mut first = None;
     model
-        .step(&[Append { seq: root, tokens: prompt, wanted: Wanted::Last }], &mut |_, _, r| {
+        .step(&[Append { seq: root, tokens: prompt, wanted: Wanted::Last, decoded: false }], &mut |_, _, r| {
             first = Some(OwnedRow::of(&r))
         })
         .expect("steps");
@@ -252,8 +259,7 @@ fn sampled(model: &mut LocalModel, prompt: &[u32], sequences: &[u32], steps: u32
         // What would poison a sequence is replaced by its neighbour.
         let safe = |token: u32| if token == POISON { POISON + 1 } else { token };
         let last: Vec<[u32; 1]> = all.iter().map(|t| [safe(t.last().expect("not empty").0)]).collect();
-        let appends: Vec<Append<'_>> =
-            seqs.iter().zip(&last).map(|(seq, t)| Append { seq: *seq, tokens: t, wanted: Wanted::Last }).collect();
+        let appends: Vec<Append<'_>> = seqs.iter().zip(&last).map(|(seq, t)| one(*seq, t, true)).collect();
         let mut rows = Vec::new();
         let mut look = |i: usize, row: Row<'_>| {
             rows.push(OwnedRow::of(&row));
@@ -306,8 +312,7 @@ fn draws_of_unsound_rows_and_wrong_rows_are_refused() {
     let mut model = model(&loaded, 2, 50);
     let seqs: Vec<SeqId> = (0..3).map(|_| model.create().expect("a sequence")).collect();
     let tokens = [[12_u32], [POISON], [13]];
-    let appends: Vec<Append<'_>> =
-        seqs.iter().zip(&tokens).map(|(seq, t)| Append { seq: *seq, tokens: t, wanted: Wanted::Last }).collect();
+    let appends: Vec<Append<'_>> = seqs.iter().zip(&tokens).map(|(seq, t)| one(*seq, t, true)).collect();
     let choices = model.step_and_choose(&appends, &mut |i, _| (i < 2).then(|| draw(0, 1))).expect("steps");
     assert_eq!(choices.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, false]);
     let mut rows = Vec::new();
@@ -349,28 +354,26 @@ fn load_part(kv: KvFormat, attention: Attention) -> Option<Arc<Loaded>> {
     Some(compile(tiny("llama"), &ModelSchedule { kv, attention, ..base }, backend()?))
 }
 
-/// Tokens of a sequence, each with whether it was appended by itself.
+/// Tokens of a sequence, each with whether it was decoded.
 type History = Vec<(u32, bool)>;
 
-/// The last row of a history, by the same appends, alone.
+/// The last row of a history alone: what lies between decoded tokens is given in one append, and so is the whole start that
+/// attends to everything.
 fn replay(plain: &mut LocalModel, history: &History) -> Kept {
-    let seq = plain.create().expect("a sequence");
+    let (seq, dense) = (plain.create().expect("a sequence"), plain.dense_tokens());
+    let decoded = |(i, (token, decoded)): (usize, &(u32, bool))| (*token, *decoded && i >= dense);
+    let history: History = history.iter().enumerate().map(decoded).collect();
     let mut last = None;
     for part in history.chunk_by(|a, b| !a.1 && !b.1) {
-        let mut tokens: Vec<u32> = part.iter().map(|t| t.0).collect();
-        let len = plain.len(seq) + tokens.len();
-        // A token that was part of a longer append stays one.
-        if tokens.len() == 1 && !part[0].1 {
-            tokens.push(20);
-        }
-        last = Some(step(plain, &[(seq, &tokens, Wanted::All)]).swap_remove(part.len() - 1));
-        plain.truncate(seq, len).expect("it exists");
+        let tokens: Vec<u32> = part.iter().map(|t| t.0).collect();
+        last = rows(plain, &[one(seq, &tokens, part[0].1)], &[]).pop();
     }
     plain.free(seq);
     last.expect("a history has tokens")
 }
 
-/// Decoded tokens among prompts, forks, truncations and a poisoned neighbour give the bits of the same appends alone.
+/// Decoded tokens among given ones, forks, truncations and a poisoned neighbour give the bits of the same history alone,
+/// however its given tokens were appended.
 fn random_decodes(kv: KvFormat, attention: Attention, rounds: usize, seed: u32) {
     let Some(loaded) = load_part(kv, attention) else { return };
     let (mut plain, mut busy) = (model(&loaded, 1, 400), model(&loaded, 3, 400));
@@ -393,21 +396,21 @@ fn random_decodes(kv: KvFormat, attention: Attention, rounds: usize, seed: u32) 
             held[i].1.truncate(len);
         }
         for _ in 0..1 + random.below(6) {
-            let new: Vec<Vec<u32>> = held
+            let new: Vec<(Vec<u32>, bool)> = held
                 .iter()
                 .map(|(_, history)| match random.below(8) {
-                    _ if history.is_empty() => prefix.clone(),
-                    0 => random.tokens(30),
-                    _ => random.tokens(1),
+                    n if history.is_empty() => (prefix[..if n < 3 { 60 } else { 300 }].to_vec(), false),
+                    0 => (random.tokens(30), false),
+                    n => (random.tokens(1), n > 2),
                 })
                 .collect();
             let poison = [11, POISON, 12];
-            let mut appends: Vec<(SeqId, &[u32], Wanted)> =
-                held.iter().zip(&new).map(|((seq, _), t)| (*seq, &t[..], Wanted::Last)).collect();
-            appends.extend(poisoned.map(|seq| (seq, &poison[..], Wanted::Last)));
-            let rows = step(&mut busy, &appends);
-            for (((_, history), new), row) in held.iter_mut().zip(&new).zip(&rows) {
-                history.extend(new.iter().map(|t| (*t, new.len() == 1)));
+            let mut appends: Vec<Append<'_>> =
+                held.iter().zip(&new).map(|((seq, _), (t, decoded))| one(*seq, t, *decoded)).collect();
+            appends.extend(poisoned.map(|seq| one(seq, &poison, false)));
+            let rows = rows(&mut busy, &appends, &[]);
+            for (((_, history), (new, decoded)), row) in held.iter_mut().zip(&new).zip(&rows) {
+                history.extend(new.iter().map(|t| (*t, *decoded)));
                 assert!(bits(row) == bits(&replay(&mut plain, history)), "{kv:?}, {attention}, round {round}");
             }
         }
@@ -450,12 +453,90 @@ fn decodes_over_a_window() {
     random_decodes(KvFormat::F16, Attention::Window { sinks: 1, window: 3, dense_layers: 1 }, 10, 6000);
 }
 
+/// Attention to a part, over both kinds of keys.
+fn parts() -> [(KvFormat, Attention); 3] {
+    let sparse = Attention::Sparse { pages: 4, sinks: 1, window: 2, dense_layers: 1, top_p: 1000 };
+    let window = Attention::Window { sinks: 1, window: 3, dense_layers: 1 };
+    [(KvFormat::F16, sparse), (KvFormat::Int8, sparse), (KvFormat::F16, window)]
+}
+
+/// What makes a token attend to a part is that it was decoded, not that it is appended alone.
+#[test]
+fn one_given_token_attends_as_the_end_of_a_longer_append() {
+    // One more than whole steps of the tiny models.
+    let tokens = Random(31).tokens(337);
+    for (kv, attention) in parts() {
+        let Some(loaded) = load_part(kv, attention) else { return };
+        let mut model = model(&loaded, 2, 100);
+        let whole = alone(&mut model, &tokens);
+        let mut last = |decoded| {
+            let seq = model.create().expect("a sequence");
+            rows(&mut model, &[one(seq, &tokens[..336], false)], &[]);
+            let row = rows(&mut model, &[one(seq, &tokens[336..], decoded)], &[]).remove(0);
+            model.free(seq);
+            row
+        };
+        assert!(bits(&last(false)) == bits(&whole), "{kv:?}, {attention}");
+        assert!(bits(&last(true)) != bits(&whole), "{kv:?}, {attention}: nothing was left out");
+    }
+}
+
+/// A step of several parts that is cancelled between them changes nothing, wherever it stood.
+#[test]
+fn a_step_cancelled_between_its_parts_changes_nothing() {
+    let tokens = Random(32).tokens(400);
+    let (prompt, answer, more) = (&tokens[..210], &tokens[210..220], &tokens[220..]);
+    for (kv, attention) in
+        [(KvFormat::F16, Attention::Dense), (KvFormat::Int8, Attention::Dense)].into_iter().chain(parts())
+    {
+        let Some(loaded) = load_part(kv, attention) else { return };
+        let history = |model: &mut LocalModel| {
+            let seq = model.create().expect("a sequence");
+            rows(model, &[one(seq, prompt, false)], &[]);
+            answer.chunks(1).for_each(|t| drop(rows(model, &[one(seq, t, true)], &[])));
+            // Two sequences on the same pages, the last of which is not full.
+            [seq, model.fork(seq).expect("a fork")]
+        };
+        // All rows of a long append and the last of a short one behind it; then what is decoded after them.
+        let appends = |[a, b]: [SeqId; 2]| {
+            [Append { wanted: Wanted::All, ..one(a, &more[..100], false) }, one(b, &more[100..130], false)]
+        };
+        let after = |model: &mut LocalModel, [a, b]: [SeqId; 2]| {
+            let mut all = rows(model, &appends([a, b]), &[]);
+            for t in more[130..].chunks(1) {
+                all.extend(rows(model, &[one(a, t, true), one(b, t, true)], &[]));
+            }
+            all.iter().map(bits).collect::<Vec<_>>()
+        };
+        let mut calm = model(&loaded, 2, 100);
+        let seqs = history(&mut calm);
+        let want = after(&mut calm, seqs);
+        let mut busy = model(&loaded, 2, 100);
+        let seqs = history(&mut busy);
+        let flag = Arc::new(AtomicBool::new(false));
+        busy.set_cancel(flag.clone());
+        for parts in [1, 2] {
+            let (before, mut seen) = (busy.metrics().steps, Vec::new());
+            let outcome = busy.step(&appends(seqs), &mut |_, _, row| {
+                seen.push(bits(&kept(&row)));
+                flag.store(seen.len() > 48 * (parts - 1), Ordering::Relaxed);
+            });
+            assert!(matches!(outcome, Err(Error::Cancelled)), "{outcome:?}");
+            assert_eq!((busy.metrics().steps - before, seen.len()), (parts as u64, 48 * parts), "parts of 48 rows");
+            assert!(seen == want[..seen.len()], "{kv:?}, {attention}");
+            assert_eq!(seqs.map(|seq| busy.len(seq)), [220, 220]);
+            flag.store(false, Ordering::Relaxed);
+        }
+        assert!(after(&mut busy, seqs) == want, "{kv:?}, {attention}: once more");
+    }
+}
+
 /// Logits of the decoded tokens of a text after a prompt.
 fn decoded(loaded: &Arc<Loaded>, tokens: &[u32], prompt: usize) -> Vec<Vec<f32>> {
     let mut model = model(loaded, 2, 200);
     let seq = model.create().expect("a sequence");
     step(&mut model, &[(seq, &tokens[..prompt], Wanted::None)]);
-    tokens[prompt..].iter().map(|t| step(&mut model, &[(seq, &[*t], Wanted::Last)]).remove(0).logits).collect()
+    tokens[prompt..].chunks(1).map(|t| rows(&mut model, &[one(seq, t, true)], &[]).remove(0).logits).collect()
 }
 
 #[test]

@@ -427,7 +427,7 @@ fn time(model: &mut LocalModel, step: Step) -> Result<Visit> {
 fn fresh(model: &mut LocalModel, parts: &[&[u32]], wanted: Wanted) -> Result<Visit> {
     let seqs = parts.iter().map(|_| model.create()).collect::<Result<Vec<_>, _>>()?;
     let appends: Vec<Append<'_>> =
-        seqs.iter().zip(parts).map(|(seq, tokens)| Append { seq: *seq, tokens, wanted }).collect();
+        seqs.iter().zip(parts).map(|(seq, tokens)| Append { seq: *seq, tokens, wanted, decoded: false }).collect();
     let visit = repeat(|| {
         let (start, before) = (Instant::now(), model.metrics().head_seconds);
         model.step(&appends, &mut |_, _, _| {})?;
@@ -449,7 +449,8 @@ fn deep(model: &mut LocalModel, rows: usize, depth: usize, copies: u32) -> Resul
     let ids = measure::tokens(depth + rows, model.info().vocab);
     let first = model.create()?;
     for chunk in ids[..depth].chunks(256) {
-        model.step(&[Append { seq: first, tokens: chunk, wanted: Wanted::None }], &mut |_, _, _| {})?;
+        let append = Append { seq: first, tokens: chunk, wanted: Wanted::None, decoded: false };
+        model.step(&[append], &mut |_, _, _| {})?;
     }
     let mut seqs: Vec<SeqId> = vec![first];
     for _ in 1..copies {
@@ -460,7 +461,9 @@ fn deep(model: &mut LocalModel, rows: usize, depth: usize, copies: u32) -> Resul
         let seq = seqs[next % seqs.len()];
         next += 1;
         let start = Instant::now();
-        model.step(&[Append { seq, tokens: &ids[depth..], wanted: Wanted::None }], &mut |_, _, _| {})?;
+        // A single row is a decode step: where pages are chosen, it is what chooses.
+        let append = Append { seq, tokens: &ids[depth..], wanted: Wanted::None, decoded: rows == 1 };
+        model.step(&[append], &mut |_, _, _| {})?;
         let seconds = start.elapsed().as_secs_f64();
         model.truncate(seq, depth)?;
         Ok((seconds, 0.0))

@@ -187,12 +187,12 @@ fn logprobs(model: &mut LocalModel, tokens: &[u32], from: usize) -> Vec<f32> {
     let seq: SeqId = model.create().expect("a sequence");
     let mut out = Vec::new();
     if from > 0 {
-        let head = Append { seq, tokens: &tokens[..from], wanted: Wanted::None };
+        let head = Append { seq, tokens: &tokens[..from], wanted: Wanted::None, decoded: false };
         model.step(&[head], &mut |_, _, _| {}).expect("a step");
     }
     let rest = &tokens[from..tokens.len() - 1];
     model
-        .step(&[Append { seq, tokens: rest, wanted: Wanted::All }], &mut |_, at, row| {
+        .step(&[Append { seq, tokens: rest, wanted: Wanted::All, decoded: false }], &mut |_, at, row| {
             out.push(row.logits[tokens[from + at + 1] as usize] - row.log_z);
         })
         .expect("a step");
@@ -208,7 +208,7 @@ fn first_logits_in_f32_are_those_of_the_reference() {
     for prompt in &prompts[..2] {
         let tokens = ids(&prompt["prompt_tokens"]);
         let seq = model.create().expect("a sequence");
-        let append = Append { seq, tokens: &tokens, wanted: Wanted::Last };
+        let append = Append { seq, tokens: &tokens, wanted: Wanted::Last, decoded: false };
         model
             .step(&[append], &mut |_, _, row| {
                 for top in prompt["f32_top5_first"].as_array().expect("five tokens") {

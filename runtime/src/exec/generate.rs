@@ -77,7 +77,7 @@ impl<'a> Interp<'a> {
         let cancelled = self.cut_off(site, work)?;
         let mut host = site.role.host()?;
         if let Some(root) = work.root.take() {
-            host.keep(root, site.prompt.to_vec());
+            host.keep(root, site.prompt.to_vec(), site.prompt.len());
         }
         Ok(cancelled)
     }
@@ -271,8 +271,11 @@ impl<'a> Interp<'a> {
         pending: &[(SeqId, Vec<u32>)],
     ) -> Result<Vec<Decision>, Flow> {
         let mut room = self.room(site, work);
-        let appends: Vec<Append<'_>> =
-            pending.iter().map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last }).collect();
+        // Where rows after a prompt are not shared, its last token is among these: such a model keeps no keys.
+        let appends: Vec<Append<'_>> = pending
+            .iter()
+            .map(|(seq, tokens)| Append { seq: *seq, tokens, wanted: Wanted::Last, decoded: true })
+            .collect();
         let mut looks: Vec<Option<Pending>> = appends.iter().map(|_| None).collect();
         let live = &mut work.live;
         let me = &*self;
@@ -443,7 +446,7 @@ impl<'a> Interp<'a> {
             let mut host = site.role.host()?;
             if site.keeps && error.is_none() {
                 let tokens = site.prompt.iter().chain(&sequence.tokens).copied().collect();
-                host.keep(sequence.seq, tokens);
+                host.keep(sequence.seq, tokens, site.prompt.len());
             } else {
                 host.free(sequence.seq);
             }

@@ -1,7 +1,8 @@
 //! A role at run time: its model with the sequences that are kept for reuse, its codec, its written answers.
 //!
 //! A finished prompt or answer stays cached; the next prompt starts from the longest cached prefix. The cache is small,
-//! gives way when pages run out, and never changes a token: a fork holds the very keys that computing anew would give.
+//! gives way when pages run out, and never changes a token: a fork holds the very keys that computing anew would give. So of
+//! an answer only the tokens are kept that attended to everything, as those of a prompt do.
 
 use super::{RunError, TextCodec};
 use crate::error::Error;
@@ -120,10 +121,17 @@ impl Host {
         }
     }
 
-    /// Keeps a sequence whose tokens are these, or gives it back when the model's sequences cannot be reused.
-    pub(crate) fn keep(&mut self, seq: SeqId, mut tokens: Vec<u32>) {
-        tokens.truncate(self.model.len(seq));
-        if self.model.answers_differ() || tokens.is_empty() || self.kept.iter().any(|k| k.tokens.starts_with(&tokens)) {
+    /// Keeps a sequence whose tokens are these, the first `given` of them a prompt and the others decoded, or gives it back
+    /// when it cannot be reused.
+    pub(crate) fn keep(&mut self, seq: SeqId, mut tokens: Vec<u32>, given: usize) {
+        let len = self.model.len(seq);
+        tokens.truncate(len.min(given.max(self.model.dense_tokens())));
+        let known = |k: &Kept| k.tokens.starts_with(&tokens);
+        if self.model.answers_differ() || tokens.is_empty() || self.kept.iter().any(known) {
+            self.model.free(seq);
+            return;
+        }
+        if tokens.len() < len && self.model.truncate(seq, tokens.len()).is_err() {
             self.model.free(seq);
             return;
         }
@@ -221,7 +229,7 @@ impl Host {
                 return Err(Error::Cancelled);
             }
             let wanted = if pieces.peek().is_none() { wanted } else { Wanted::None };
-            self.step(&[Append { seq, tokens: piece, wanted }], &mut |_, _, row| sink(row))?;
+            self.step(&[Append { seq, tokens: piece, wanted, decoded: false }], &mut |_, _, row| sink(row))?;
         }
         Ok(())
     }

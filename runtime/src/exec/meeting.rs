@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// Arms that meet; more run in groups of this many.
 const ARMS: usize = 64;
 
-/// One token for each of these sequences of a role.
+/// One decoded token for each of these sequences of a role.
 pub(super) struct Request<'a> {
     /// The role.
     pub(super) role: &'a RoleState,
@@ -163,7 +163,7 @@ fn step(requests: &[Request<'_>], group: &[usize]) -> Result<Vec<Vec<OwnedRow>>,
     };
     let all = group.iter().enumerate().flat_map(|(g, &i)| requests[i].appends.iter().map(move |a| (g, a)));
     let (owners, appends): (Vec<usize>, Vec<Append<'_>>) =
-        all.map(|(g, (seq, tokens))| (g, Append { seq: *seq, tokens, wanted: Wanted::Last })).unzip();
+        all.map(|(g, (seq, tokens))| (g, Append { seq: *seq, tokens, wanted: Wanted::Last, decoded: true })).unzip();
     let modes: Vec<PrefixMode> = owners.iter().map(|&g| requests[group[g]].prefix).collect();
     let mut rows: Vec<Vec<OwnedRow>> = group.iter().map(|_| Vec::new()).collect();
     let mut host = model.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,7 @@
 //! Choices, expectations and log-probabilities: one model step each.
 //!
-//! The context starts from what the plan says: the keys that are there already, or nothing. The bits are the same.
+//! The context starts from what the plan says: the keys that are there already, or nothing. The bits are the same, because
+//! only keys are kept that a prompt of the same tokens has, and because contexts and texts always attend to everything.
 
 use super::interp::{Flow, Interp};
 use super::site::{PREFILL, encode};
@@ -143,7 +144,7 @@ impl Interp<'_> {
             if !longer.is_empty() {
                 let append = |(seq, i): (&SeqId, &usize)| {
                     let tokens = &answers[*i][..answers[*i].len() - 1];
-                    Append { seq: *seq, tokens, wanted: Wanted::All }
+                    Append { seq: *seq, tokens, wanted: Wanted::All, decoded: false }
                 };
                 let appends: Vec<Append<'_>> = forks.iter().zip(&longer).map(append).collect();
                 host.step(&appends, &mut |which, token, row| {
@@ -161,7 +162,8 @@ impl Interp<'_> {
         if fresh {
             host.free(root);
         } else {
-            host.keep(root, prompt);
+            let given = prompt.len();
+            host.keep(root, prompt, given);
         }
         drop(host);
         if let Some(flow) = flow {

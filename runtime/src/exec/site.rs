@@ -37,7 +37,7 @@ pub(super) struct Site<'a> {
     pub(super) chunk: usize,
     /// Whether the model's sequences may share the row after the prompt.
     pub(super) shares: bool,
-    /// Whether finished sequences are kept for what follows.
+    /// Whether finished sequences are kept for what follows, as far as they can be.
     pub(super) keeps: bool,
     pub(super) matcher: Option<crate::grammar::Matcher>,
 }

@@ -16,8 +16,7 @@ pub(super) struct Run<'a> {
     pub(super) first: usize,
     /// Number of tokens, at least one.
     pub(super) rows: usize,
-    /// The step appends this one token and no other to the sequence: where that is allowed, it attends to a part of the
-    /// pages. How a longer append is cut into steps depends on the neighbours, so it must not decide.
+    /// The one token was decoded, the caller says: where that is allowed, it attends to a part of the pages.
     pub(super) decoded: bool,
     /// Whole chunks at its start are attended together with neighbours on the same pages that want it too. For speed only.
     pub(super) together: bool,

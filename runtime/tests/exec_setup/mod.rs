@@ -88,7 +88,12 @@ pub(crate) struct TableModel {
     pub(crate) log: Arc<Log>,
     /// Tokens that fit in all sequences together.
     pub(crate) room: usize,
+    /// Tokens that attend to everything. Decoded ones behind them are [`PARTLY`] more than they are to the table.
+    pub(crate) dense: usize,
 }
+
+/// What marks a token that attended to a part.
+pub(crate) const PARTLY: u32 = 8;
 
 impl TableModel {
     /// A model whose next-token probabilities (not normalised) are `table(tokens so far)`.
@@ -102,6 +107,7 @@ impl TableModel {
             placement: PrefixMode::Shared,
             log: Arc::default(),
             room: usize::MAX,
+            dense: usize::MAX,
         }
     }
 
@@ -166,10 +172,11 @@ impl LanguageModel for TableModel {
             *self.log.prefilled.lock().expect("no panic before") += more;
         }
         for (i, append) in appends.iter().enumerate() {
-            assert!(!append.tokens.is_empty());
+            assert!(append.tokens.len() == 1 || (append.tokens.len() > 1 && !append.decoded));
             for (j, token) in append.tokens.iter().enumerate() {
                 let tokens = self.sequences.get_mut(&append.seq.0).expect("known sequence");
-                tokens.push(*token);
+                let partly = append.decoded && tokens.len() >= self.dense;
+                tokens.push(if partly { token + PARTLY } else { *token });
                 assert!(tokens.len() <= self.info.context, "context exceeded");
                 if append.wanted == Wanted::All || (append.wanted == Wanted::Last && j + 1 == append.tokens.len()) {
                     let logits = (self.table)(tokens).map(f32::ln);
@@ -197,6 +204,10 @@ impl LanguageModel for TableModel {
 
     fn kv_bytes(&self) -> u64 {
         self.used() as u64 * self.info.kv_bytes_per_token
+    }
+
+    fn dense_tokens(&self) -> usize {
+        self.dense
     }
 }
 

@@ -7,7 +7,7 @@ use codegen::Backend;
 use inferc_runtime::device::probe::isa;
 use inferc_runtime::forward::{Loaded, LocalModel, Options};
 use inferc_runtime::gguf::Gguf;
-use inferc_runtime::model::{Append, LanguageModel, SeqId, Wanted};
+use inferc_runtime::model::{Append, LanguageModel, Row, SeqId, Wanted};
 use ir::plan::PrefixMode;
 use ir::schedule::{Attention, KvFormat, ModelSchedule, Numerics, Prologue};
 use std::path::PathBuf;
@@ -104,25 +104,33 @@ pub(crate) struct Kept {
     pub(crate) argmax: u32,
 }
 
-/// One step; the rows in order.
+/// One step of given tokens; the rows in order.
 pub(crate) fn step(model: &mut LocalModel, appends: &[(SeqId, &[u32], Wanted)]) -> Vec<Kept> {
     step_placed(model, appends, &[])
 }
 
-/// One step with a placement of prompts for each of the first appends; the rows in order.
+/// One step of given tokens with a placement of prompts for each of the first appends; the rows in order.
 pub(crate) fn step_placed(
     model: &mut LocalModel,
     appends: &[(SeqId, &[u32], Wanted)],
     modes: &[PrefixMode],
 ) -> Vec<Kept> {
-    let appends: Vec<Append<'_>> =
-        appends.iter().map(|(seq, tokens, wanted)| Append { seq: *seq, tokens, wanted: *wanted }).collect();
+    let appends: Vec<Append<'_>> = appends
+        .iter()
+        .map(|(seq, tokens, wanted)| Append { seq: *seq, tokens, wanted: *wanted, decoded: false })
+        .collect();
+    rows(model, &appends, modes)
+}
+
+/// The rows of one step, in order.
+pub(crate) fn rows(model: &mut LocalModel, appends: &[Append<'_>], modes: &[PrefixMode]) -> Vec<Kept> {
     let mut rows = Vec::new();
-    model
-        .step_placed(&appends, modes, &mut |_, _, row| {
-            let stats = [row.max, row.log_z, row.entropy];
-            rows.push(Kept { logits: row.logits.to_vec(), stats, argmax: row.argmax });
-        })
-        .expect("steps");
+    model.step_placed(appends, modes, &mut |_, _, row| rows.push(kept(&row))).expect("steps");
     rows
+}
+
+/// What a test keeps of this row.
+pub(crate) fn kept(row: &Row<'_>) -> Kept {
+    let stats = [row.max, row.log_z, row.entropy];
+    Kept { logits: row.logits.to_vec(), stats, argmax: row.argmax }
 }
