@@ -79,11 +79,15 @@ def _build(inferc, root):
     """What identifies our binary: its content, and the commit of the tree for people."""
     with open(inferc, "rb") as file:
         content = hashlib.sha256(file.read()).hexdigest()[:16]
-    asked = ["git", "-C", root, "describe", "--always", "--dirty"]
     try:
-        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        commit, changed = (
+            subprocess.run(["git", "-C", root, *asked], capture_output=True, text=True, check=True).stdout.strip()
+            # Documents, which this program writes some of, are no part of the binary.
+            for asked in (["describe", "--always"], ["status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs", ":(exclude)*.md"])
+        )
     except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
+        return content, "unknown"
+    commit += "-dirty" if changed else ""
     return content, commit
 
 

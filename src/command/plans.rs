@@ -3,10 +3,10 @@
 //! All plans of a strategy end in the same way, with the same answer or the same `fail`, so a plan that ends otherwise is
 //! a fault and ends the command; but for plans with other waves where a rule looks at the finished samples of a site, which
 //! may end with other samples. A plan beside the chosen one that memory is too small for does not fit, which is a result.
-//! Rounds are interleaved. In the first, a plan that takes much longer than the fastest so far is stopped. The
-//! fastest plans and the chosen one meet again in more rounds, and only those decide, because the best of many noisy times
-//! is too good. Regret is time(chosen) / time(best). Every run computes its prompts anew; resident weights are shared by
-//! the plans that lay them out alike.
+//! Rounds are interleaved. In the first, a plan that takes much longer than the fastest so far is stopped. The fastest plans
+//! and the chosen one meet again in more rounds, and only those decide, because the best of many noisy times is too good.
+//! Regret is time(chosen) / time(best), the median of the rounds' ratios: what disturbs a round disturbs both times. Every
+//! run computes its prompts anew; resident weights are shared by the plans that lay them out alike.
 
 use super::interrupt::Interrupt;
 use super::run::parameters;
@@ -30,8 +30,12 @@ use std::time::{Duration, Instant};
 
 /// Plans that meet the chosen one again.
 const FINALISTS: usize = 4;
-/// Rounds of the finalists for each round of all.
+/// Rounds of the finalists for each round of all: so many …
 const FINAL_ROUNDS: u32 = 3;
+/// … and more of short runs, but no more than these …
+const MOST_FINAL_ROUNDS: u32 = 15;
+/// … once the finalists' runs have taken so many seconds together.
+const FINAL_SECONDS: f64 = 15.0;
 /// A plan is stopped when its run has taken this many times the fastest so far …
 const STOP_AT: f64 = 1.5;
 /// … and so many seconds more: stopping short runs would save nothing, and noise would decide.
@@ -70,9 +74,13 @@ struct Entry {
 impl Entry {
     /// Median of the rounds that count for it; for a stopped plan what it had taken, which is less than it takes.
     fn median(&self) -> f64 {
-        let mut sorted = if self.finals.is_empty() { self.seconds.clone() } else { self.finals.clone() };
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().or(self.stopped).unwrap_or(f64::INFINITY)
+        let times = if self.finals.is_empty() { &self.seconds } else { &self.finals };
+        median(times.clone()).or(self.stopped).unwrap_or(f64::INFINITY)
+    }
+
+    /// Time of the chosen plan over that of this finalist: the median of their rounds.
+    fn regret(&self, chosen: &Self) -> Option<f64> {
+        ratio(&chosen.finals, &self.finals)
     }
 
     /// It takes part: neither stopped nor too large.
@@ -92,6 +100,16 @@ impl Entry {
     fn rounds(&self) -> usize {
         if self.finals.is_empty() { self.seconds.len() } else { self.finals.len() }
     }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// The median of the ratios of two plans' times, round by round.
+fn ratio(chosen: &[f64], own: &[f64]) -> Option<f64> {
+    median(chosen.iter().zip(own).map(|(chosen, own)| chosen / own).collect())
 }
 
 /// What a run came to.
@@ -174,15 +192,31 @@ impl Bench<'_> {
         others.sort_by(|a, b| rank(a).cmp(&rank(b)).then(a.median().total_cmp(&b.median())));
         let whole = entries.iter().filter(|e| e.runs()).count();
         let finalists = whole.min(1 + FINALISTS);
-        for round in 0..rounds.saturating_mul(FINAL_ROUNDS) {
-            for (i, entry) in entries[..finalists].iter_mut().enumerate().filter(|(_, e)| e.runs()) {
+        let (least, most) = (rounds.saturating_mul(FINAL_ROUNDS), rounds.saturating_mul(MOST_FINAL_ROUNDS));
+        let (mut spent, enough) = (0.0, FINAL_SECONDS * f64::from(rounds));
+        let mut round = 0;
+        while round < least || (round < most && spent < enough) {
+            // There and back: what drifts through a round favours no plan.
+            let mut order: Vec<usize> = (0..finalists).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for i in order {
+                let entry = &mut entries[i];
+                if !entry.runs() {
+                    continue;
+                }
                 match self.measure(entry, None)? {
-                    Ran::Whole(s) => entry.finals.push(s),
+                    Ran::Whole(s) => {
+                        spent += s;
+                        entry.finals.push(s);
+                    }
                     Ran::Misfit(why) => entry.note_misfit(i, why)?,
                     Ran::Stopped(_) | Ran::Interrupted => return Ok(None),
                 }
                 progress(&format!("final round {}", round + 1), entry);
             }
+            round += 1;
         }
         Ok(Some(finalists))
     }
@@ -307,15 +341,19 @@ fn progress(round: &str, entry: &Entry) {
 
 fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
     let chosen = entries[0].median();
-    let whole = entries[..finalists].iter().filter(|e| e.runs());
-    let best = whole.map(Entry::median).fold(f64::INFINITY, f64::min);
-    let regret = chosen / best;
+    // The chosen plan is one of them: nothing regrets less than 1.
+    let best = |alike: bool| {
+        let finalists = entries[..finalists].iter().filter(|e| e.runs() && (e.ends_alike || !alike));
+        let regrets = finalists.filter_map(|e| Some((e.regret(&entries[0])?, e.median())));
+        regrets.fold((1.0, chosen), |best, next| if next.0 > best.0 { next } else { best })
+    };
+    let ((regret, best), (regret_alike, _)) = (best(false), best(true));
     let stopped = entries.iter().filter(|e| e.stopped.is_some()).count();
     let misfits = entries.iter().filter(|e| e.misfit.is_some()).count();
     match args.format {
         Format::Json => print_json(json!({
             "strategy": args.source, "plans": entries.len(), "stopped": stopped, "does_not_fit": misfits,
-            "regret": regret,
+            "regret": regret, "regret_alike": regret_alike,
             "outcome": match end {
                 End::Answer(text, _) => json!({ "text": text }),
                 End::Failed(text) => json!({ "failed": text }),
@@ -324,7 +362,7 @@ fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
             "rows": entries.iter().enumerate().map(|(i, e)| json!({
                 "plan": e.name, "seconds": e.misfit.is_none().then(|| e.median()), "rounds": e.rounds(),
                 "finalist": i < finalists && e.runs(), "stopped": e.stopped.is_some(), "does_not_fit": e.misfit,
-                "ends_alike": e.ends_alike,
+                "ends_alike": e.ends_alike, "regret": e.regret(&entries[0]),
             })).collect::<Vec<_>>(),
         })),
         Format::Text => {
@@ -348,7 +386,12 @@ fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
                 End::Answer(..) => format!("the same answer by {by}"),
                 End::Failed(text) => format!("the same `fail` by {by}: {text}"),
             };
-            print(&format!("{} plans, {same}; regret {regret:.3}\n", entries.len()));
+            let also = if regret_alike < regret {
+                format!(", {regret_alike:.3} beside those that must end alike")
+            } else {
+                String::new()
+            };
+            print(&format!("{} plans, {same}; regret {regret:.3}{also}\n", entries.len()));
         }
     }
 }
@@ -381,6 +424,14 @@ mod tests {
         // The person was first: that is no limit.
         assert_eq!(limited(&interrupt, Some(0.02), || std::thread::sleep(Duration::from_millis(60))), ((), false));
         assert!(stopping());
+    }
+
+    /// A round that was slow for both says nothing about either.
+    #[test]
+    fn regret_is_the_median_of_the_rounds_ratios() {
+        assert_eq!(ratio(&[1.0, 9.0, 1.0], &[1.0, 9.0, 1.0]), Some(1.0));
+        assert_eq!(ratio(&[2.0, 3.0, 8.0], &[1.0, 1.5, 1.0]), Some(2.0));
+        assert_eq!(ratio(&[], &[]), None);
     }
 
     #[test]

@@ -648,7 +648,11 @@ fn plans_beside_the_chosen_one_end_as_it_does() {
     let words = ["--plans", "3", "--repeat", "1", "--threads", "2", "--format", "json", "--", "--q", "Hello"];
     for (file, failed) in [("one.infer", None), ("fails.infer", Some("nothing fits"))] {
         let report = inferc(dir.path(), &[&["bench", file][..], &words[..]].concat()).code(0).json();
-        fields(&report, &["strategy", "outcome", "regret", "chosen_seconds", "best_seconds", "stopped"]);
+        fields(
+            &report,
+            &["strategy", "outcome", "regret", "regret_alike", "chosen_seconds", "best_seconds", "stopped"],
+        );
+        assert!(report["regret_alike"].as_f64() <= report["regret"].as_f64(), "{report}");
         assert_eq!(report["outcome"]["failed"].as_str(), failed, "{report}");
         assert_eq!(report["outcome"]["text"].is_string(), failed.is_none(), "{report}");
         assert!(report["regret"].as_f64().is_some_and(|r| r >= 1.0), "the best is one of them: {report}");
