@@ -662,7 +662,9 @@ fn plans_beside_the_chosen_one_end_as_it_does() {
             // On a busy machine a plan may be stopped, but not the chosen one.
             let whole = row["stopped"] == false;
             assert!(whole || row["plan"] != "chosen", "{row}");
-            assert!(row["finalist"] == whole && row["rounds"].as_u64() == Some(if whole { 3 } else { 0 }), "{row}");
+            let rounds = row["rounds"].as_u64().expect("a number");
+            assert!(row["finalist"] == whole && if whole { (3..=15).contains(&rounds) } else { rounds == 0 }, "{row}");
+            assert_eq!(row["regret"].is_null(), !whole, "{row}");
             assert!(row["seconds"].as_f64().is_some_and(|s| s > 0.0), "{row}");
         }
     }
