@@ -297,14 +297,14 @@ impl Ready {
         }
     }
 
-    /// Runs the case once with every launch timed by itself; what each kernel took, in the program's order.
+    /// Runs the case once with every launch timed by itself; what each kernel that ran took, in the program's order.
     ///
     /// # Errors
     /// As [`Ready::once`].
     pub fn profile(&mut self, model: &mut LocalModel) -> Result<(Measured, Vec<KernelTime>)> {
         model.start_profile();
         let measured = self.once(model);
-        let kernels = model.profile().to_vec();
+        let kernels = model.profile().iter().filter(|k| k.launches > 0).cloned().collect();
         model.stop_profile();
         Ok((measured?, kernels))
     }

@@ -254,7 +254,7 @@ pub struct LocalModel {
     rope_ready: usize,
     cancel: Option<Arc<AtomicBool>>,
     metrics: Metrics,
-    /// Seconds per kernel, when asked for.
+    /// What each kernel took, when asked for.
     profile: Option<Vec<KernelTime>>,
 }
 

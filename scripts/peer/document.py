@@ -215,15 +215,14 @@ _KINDS = {
     "attention": ("attend",),
     "choice of pages": ("append",),
 }
+_REST = "the rest"
 
 
 def _spent(record):
     """What the kinds of kernels took of a step of the profile: name, seconds, bytes of weights; nothing without one."""
-    kernels = record.get("profile") or []
-    rest = "the rest" if kernels else None
-    found = {name: [0.0, 0.0] for name in (*_KINDS, rest) if name}
-    for kernel in kernels:
-        kind = next((name for name, heads in _KINDS.items() if kernel["name"].startswith(heads)), rest)
+    found = {name: [0.0, 0.0] for name in (*_KINDS, _REST)}
+    for kernel in record.get("profile") or []:
+        kind = next((name for name, heads in _KINDS.items() if kernel["name"].startswith(heads)), _REST)
         found[kind][0] += kernel["seconds_per_step"]
         found[kind][1] += kernel["weight_bytes_per_step"]
     return [(name, took, size) for name, (took, size) in found.items() if took]
@@ -233,7 +232,7 @@ def _profiles(good):
     rows = [(row, record, threads) for row, record, threads in good if record.get("profile")]
     if not rows:
         return ""
-    names = [*_KINDS, "the rest"]
+    names = [*_KINDS, _REST]
     lines = [
         "## Where a step's time goes",
         "",

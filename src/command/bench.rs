@@ -229,6 +229,7 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
     .map(|text| Ok((text.clone(), Case::parse(&text)?)))
     .collect::<Result<_>>()?;
     let (mut model, plan) = measure::load(&path, &machine, machine.threads)?;
+    let repeat = args.repeat.max(1);
     let mut rows = Vec::new();
     for (name, case) in &cases {
         let modes: &[PrefixMode] =
@@ -236,17 +237,17 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
         for mode in modes {
             let mut ready = measure::prepare(&mut model, *case, *mode)?;
             ready.once(&mut model)?;
-            let mut runs: Vec<Measured> =
-                (0..args.repeat.max(1)).map(|_| ready.once(&mut model)).collect::<Result<_>>()?;
-            let mut profiles = (0..if args.profile { args.repeat.max(1) } else { 0 })
+            let mut runs: Vec<Measured> = (0..repeat).map(|_| ready.once(&mut model)).collect::<Result<_>>()?;
+            let profiled = if args.profile { repeat } else { 0 };
+            let mut profiles = (0..profiled)
                 .map(|_| ready.profile(&mut model))
-                .collect::<Result<Vec<_>>>()?;
+                .collect::<Result<Vec<(Measured, Vec<KernelTime>)>>>()?;
             ready.free(&mut model);
             runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
             profiles.sort_by(|a, b| a.0.seconds.total_cmp(&b.0.seconds));
             let best = *runs.first().context("at least one run")?;
             let median = runs[runs.len() / 2];
-            let profile = profiles.into_iter().nth(args.repeat.max(1) as usize / 2);
+            let profile = profiles.into_iter().nth(repeat as usize / 2);
             rows.push((name.clone(), *mode, best, median, profile));
         }
     }
@@ -262,7 +263,7 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
                     "weight_bytes": plan.weight_bytes,
                 });
                 if let Some((run, kernels)) = profile {
-                    row["kernels"] = launched(kernels).map(|k| kernel_json(run, k)).collect();
+                    row["kernels"] = kernels.iter().map(|k| kernel_json(run, k)).collect();
                 }
                 print(&format!("{row}\n"));
             }
@@ -285,11 +286,6 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
     Ok(OK)
 }
 
-/// The kernels of a profile that ran.
-fn launched(kernels: &[KernelTime]) -> impl Iterator<Item = &KernelTime> {
-    kernels.iter().filter(|k| k.launches > 0)
-}
-
 #[allow(clippy::cast_precision_loss, reason = "counts and bytes of a measurement")]
 fn kernel_json(run: &Measured, k: &KernelTime) -> Value {
     let steps = run.steps.max(1) as f64;
@@ -303,9 +299,9 @@ fn kernel_json(run: &Measured, k: &KernelTime) -> Value {
 #[allow(clippy::cast_precision_loss, reason = "counts and bytes of a measurement")]
 fn kernel_table(run: &Measured, kernels: &[KernelTime]) -> String {
     let steps = run.steps.max(1) as f64;
-    let sum: f64 = launched(kernels).map(|k| k.seconds).sum();
+    let sum: f64 = kernels.iter().map(|k| k.seconds).sum();
     let mut out = format!("  {:<34} {:>8} {:>10} {:>6} {:>11}\n", "kernel", "launches", "a step", "share", "weights");
-    for k in launched(kernels) {
+    for k in kernels {
         let read = match k.weight_bytes {
             0 => "–".to_owned(),
             bytes => format!("{:.1} GB/s", bytes as f64 / k.seconds / 1e9),

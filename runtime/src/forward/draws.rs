@@ -3,8 +3,7 @@
 //! Rows are those of the step that just ran, or copies of rows of earlier steps. A mask is written into the logits, so a
 //! masked draw has a row for itself.
 
-use super::profile;
-use super::{LocalModel, program_error};
+use super::{LocalModel, profile, program_error};
 use crate::error::{Error, Result};
 use crate::model::Row;
 use crate::sample::{Choice, Draw};
