@@ -14,7 +14,7 @@ use runtime::forward::{KernelTime, Loaded, LocalModel, Options};
 use runtime::gguf::Gguf;
 use runtime::model::{Append, LanguageModel, Row, SeqId, Wanted};
 use runtime::sample::{Draw, Key, Sampling, logprob};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -103,6 +103,18 @@ impl Case {
         }
     }
 
+    /// What is timed; the planner makes its choices for this and not for what is cached before.
+    fn work(self) -> Work {
+        let decode = |branches, generated| Work { branches, prompt: 1, generated };
+        let read = |prompt| Work { branches: 1, prompt, generated: 1 };
+        match self {
+            Self::Decode { .. } => decode(1, DECODE_STEPS),
+            Self::Branches { n, generated, .. } => decode(n, generated),
+            Self::Prefill { n } => read(n),
+            Self::Score { n, length, .. } => read(n * length),
+        }
+    }
+
     /// Tokens of the longest sequence.
     fn longest(self, context: usize) -> usize {
         match self {
@@ -116,6 +128,8 @@ impl Case {
 
 /// Tokens of a decode, unless the context ends before.
 const DECODE_STEPS: usize = 64;
+/// Pages of KV that a model has at least.
+const KV_PAGES: u64 = 4096;
 /// How tokens are chosen: every token of the vocabulary is weighed.
 const HOW: Sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 1.0, min_p: 0.0 };
 
@@ -130,19 +144,41 @@ pub struct Measured {
     pub steps: usize,
 }
 
-/// A plan for a model that no strategy asked for: the planner's schedule for a decode of `branches` rows.
+/// What a plan is made for that no strategy asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Sequences that decode together.
+    branches: usize,
+    /// Tokens of the prompt that they share.
+    prompt: usize,
+    /// Tokens of each sequence.
+    generated: usize,
+}
+
+impl Default for Work {
+    /// An answer of usual length to a prompt of usual length.
+    fn default() -> Self {
+        Self { branches: 1, prompt: optimizer::ASSUMPTIONS.prompt_tokens as usize, generated: 128 }
+    }
+}
+
+/// A plan for a model: the planner's choices for such work on so many threads.
 ///
 /// # Errors
 /// When the planner finds none.
-fn plan(path: &Path, model: &Model, machine: &Machine, threads: u32) -> Result<ModelPlan> {
+fn plan(path: &Path, model: &Model, machine: &Machine, threads: u32, work: Work) -> Result<ModelPlan> {
     let forced = machine.forced;
-    let mut strategy = workload_strategy();
+    let mut strategy = workload_strategy(work);
     // Nobody's answer depends on a measurement: what is forced is allowed, and nothing else.
     let allow = |name: &str, value: &str| Allow { name: name.to_owned(), value: value.to_owned() };
     strategy.allow.extend(forced.kv.map(|_| allow("kv_quant", "int8")));
     strategy.allow.extend(forced.attention.map(|_| allow("sparse_attention", "1")));
     let options = optimizer::Options {
-        assumptions: optimizer::ASSUMPTIONS,
+        assumptions: ir::plan::Assumptions {
+            prompt_tokens: work.prompt as u64,
+            length_share: 1.0,
+            ..optimizer::ASSUMPTIONS
+        },
         values: std::collections::BTreeMap::new(),
         threads,
         numerics: machine.numerics,
@@ -151,22 +187,25 @@ fn plan(path: &Path, model: &Model, machine: &Machine, threads: u32) -> Result<M
     };
     let bound = optimizer::RoleModel { path: path.display().to_string(), model: model.clone() };
     let plan = optimizer::optimize(&strategy, &[Some(bound)], &machine.target, &options)?;
-    plan.models.into_iter().flatten().next().context("the planner made no plan for the model")
+    let mut plan = plan.models.into_iter().flatten().next().context("the planner made no plan for the model")?;
+    plan.schedule.threads = threads;
+    Ok(plan)
 }
 
-/// A strategy of one generation: the least a planner can be asked about.
-fn workload_strategy() -> ir::strategy::Strategy {
+/// A strategy of one site: the least a planner can be asked about.
+fn workload_strategy(work: Work) -> ir::strategy::Strategy {
     use ir::strategy::{Bind, Bounds, Const, Format, Generate, Limits, Op, Region, Role, RoleKind, Strategy, Ty, Var};
+    let (branches, generated) = (work.branches as u64, work.generated as u64);
     let generate = Generate {
         site: 0,
         stream: 0,
         model: Var(0),
         ctx: Var(1),
-        n: None,
+        n: Some(Var(3)),
         live: None,
-        live_max: 1,
+        live_max: branches,
         max: Var(2),
-        max_bound: 256,
+        max_bound: generated,
         temp: None,
         top_p: None,
         top_k: None,
@@ -181,33 +220,39 @@ fn workload_strategy() -> ir::strategy::Strategy {
         name: "measure".to_owned(),
         doc: String::new(),
         params: Vec::new(),
-        result: Ty::Sample(Box::new(Ty::Text)),
+        result: Ty::List(Box::new(Ty::Sample(Box::new(Ty::Text))), Some(branches)),
         within: Limits::default(),
         allow: Vec::new(),
         roles: vec![Role { name: "base".to_owned(), kind: RoleKind::Generator, needs: Vec::new(), binding: None }],
         tunables: Vec::new(),
-        bounds: Bounds { tokens: 256, calls: 1, live: 1, kv_tokens: 256 },
+        bounds: Bounds {
+            tokens: branches * generated,
+            calls: branches,
+            live: branches,
+            kv_tokens: branches * generated,
+        },
         sites: 1,
-        vars: 4,
+        vars: 5,
         body: Region {
             params: Vec::new(),
             binds: vec![
                 bind(0, Op::Model(0)),
                 bind(1, Op::Prompt(Vec::new())),
-                bind(2, Op::Const(Const::Tokens(256))),
-                bind(3, Op::Generate(Box::new(generate))),
+                bind(2, Op::Const(Const::Tokens(generated))),
+                bind(3, Op::Const(Const::Int(work.branches as i64))),
+                bind(4, Op::Generate(Box::new(generate))),
             ],
-            result: Some(Var(3)),
+            result: Some(Var(4)),
         },
     }
 }
 
-/// A model loaded to be measured on so many threads of a machine, and its plan.
+/// A model loaded to be measured on so many threads of a machine, planned for [`Work::default`], and its plan.
 ///
 /// # Errors
 /// When the file cannot be read, is not supported, or memory is short.
 pub fn load(path: &Path, machine: &Machine, threads: u32) -> Result<(LocalModel, ModelPlan)> {
-    start(Arc::new(Gguf::open(path)?), path, machine, threads, 4096)
+    start(Arc::new(Gguf::open(path)?), path, machine, threads, KV_PAGES)
 }
 
 /// The same of a file that is open, with at least so many pages of KV.
@@ -219,14 +264,56 @@ pub(crate) fn start(
     pages: u64,
 ) -> Result<(LocalModel, ModelPlan)> {
     let model = gguf.model()?;
-    let mut plan = plan(path, &model, machine, threads)?;
-    plan.schedule.threads = threads;
-    let program = crate::program(&plan)?;
+    let plan = plan(path, &model, machine, threads, Work::default())?;
+    Ok((started(gguf, &model, &plan, machine, pages)?, plan))
+}
+
+fn started(gguf: Arc<Gguf>, model: &Model, plan: &ModelPlan, machine: &Machine, pages: u64) -> Result<LocalModel> {
+    let threads = plan.schedule.threads;
+    let program = crate::program(plan)?;
     let code = crate::machine_code(&program.kernels, machine.target.isa, machine.backend, machine.cache.as_ref())?;
-    let loaded = Loaded::load(gguf, &model, &program, &code, threads as usize)?;
+    let loaded = Loaded::load(gguf, model, &program, &code, threads as usize)?;
     let kv_pages = u32::try_from(plan.kv_pages.max(pages)).unwrap_or(u32::MAX);
     let options = Options { threads: threads as usize, kv_pages };
-    Ok((LocalModel::new(loaded, &options)?, plan))
+    Ok(LocalModel::new(loaded, &options)?)
+}
+
+/// A model that is measured on one case after another, each with the plan that the planner makes for its work.
+#[derive(Debug)]
+pub struct Bench {
+    gguf: Arc<Gguf>,
+    model: Model,
+    path: PathBuf,
+    machine: Machine,
+    loaded: Option<(LocalModel, ModelPlan)>,
+}
+
+impl Bench {
+    /// Opens a model's file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not supported.
+    pub fn open(path: &Path, machine: Machine) -> Result<Self> {
+        let gguf = Arc::new(Gguf::open(path)?);
+        let model = gguf.model()?;
+        Ok(Self { gguf, model, path: path.to_owned(), machine, loaded: None })
+    }
+
+    /// The model with the kernels planned for a case; what is loaded is kept when the next case has the same schedule.
+    ///
+    /// # Errors
+    /// When there is no plan, or memory is short.
+    pub fn planned(&mut self, case: Case) -> Result<(&mut LocalModel, &ModelPlan)> {
+        let plan = plan(&self.path, &self.model, &self.machine, self.machine.threads, case.work())?;
+        let loaded =
+            self.loaded.take().filter(|(_, had)| had.schedule == plan.schedule && had.kv_pages >= plan.kv_pages);
+        let loaded = match loaded {
+            Some(loaded) => loaded,
+            None => (started(self.gguf.clone(), &self.model, &plan, &self.machine, KV_PAGES)?, plan),
+        };
+        let (model, plan) = self.loaded.insert(loaded);
+        Ok((model, plan))
+    }
 }
 
 /// Token ids that look like nothing in particular.
@@ -434,7 +521,7 @@ mod tests {
         let (forced, backend) = (Forced::default(), crate::default_backend());
         let machine =
             Machine { target, threads: 2, backend, cache: None, numerics: None, forced, warnings: Vec::new() };
-        let mut plan = plan(Path::new("synthetic"), &model, &machine, 2).expect("a plan");
+        let mut plan = plan(Path::new("synthetic"), &model, &machine, 2, Work::default()).expect("a plan");
         let attentions = [Attention::Dense, Attention::sparse(8), Attention::window(8)];
         for prologue in [Prologue::Fused, Prologue::Split] {
             for kv in [KvFormat::F16, KvFormat::Int8] {
@@ -448,6 +535,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Rows that threads could share are prepared once; a single row is not worth a barrier.
+    #[test]
+    fn every_case_has_its_plan() {
+        let (layers, dtype) = (3, DType::Q8_0);
+        let shape = Shape { layers, hidden: 512, heads: 8, kv_heads: 2, ffn: 1024, vocab: 512, context: 256, dtype };
+        let model = Gguf::from_bytes("synthetic", gguf(shape)).expect("a file").model().expect("a model");
+        let target = ir::target::builtin("reference").expect("built in");
+        let (forced, backend) = (Forced::default(), crate::default_backend());
+        let machine =
+            Machine { target, threads: 2, backend, cache: None, numerics: None, forced, warnings: Vec::new() };
+        let prologue = |case: Case, threads| {
+            let plan = plan(Path::new("synthetic"), &model, &machine, threads, case.work()).expect("a plan");
+            (plan.schedule.prologue, plan.schedule.threads)
+        };
+        let many = Case::Branches { n: 64, prompt: 20, generated: 8 };
+        for case in [many, Case::Prefill { n: 512 }, Case::Score { n: 16, prompt: 20, length: 64 }] {
+            assert_eq!(prologue(case, 2), (Prologue::Split, 2), "{case:?}");
+            assert_eq!(prologue(case, 1), (Prologue::Fused, 1), "{case:?}");
+        }
+        // What is cached before is not what is timed.
+        assert_eq!(prologue(Case::Decode { depth: 200 }, 2), (Prologue::Fused, 2));
     }
 
     /// Every case runs repeatedly on a small model, counts its work, and leaves the pool as it found it.
@@ -470,7 +580,7 @@ mod tests {
         let target = Target { isa: runtime::device::probe::probe().isa, ..target };
         let (numerics, forced, backend) = (Some(Numerics::Int8), Forced::default(), crate::default_backend());
         let machine = Machine { target, threads: 1, backend, cache: None, numerics, forced, warnings: Vec::new() };
-        let (mut model, _) = load(&path, &machine, 1).expect("a model");
+        let mut bench = Bench::open(&path, machine).expect("a model");
         for (case, tokens) in [
             (Case::Decode { depth: 0 }, 64),
             (Case::Decode { depth: 240 }, 16),
@@ -479,26 +589,28 @@ mod tests {
             (Case::Score { n: 4, prompt: 20, length: 17 }, 68),
         ] {
             for mode in [PrefixMode::Shared, PrefixMode::Cascade] {
-                let mut ready = prepare(&mut model, case, mode).expect("prepared");
+                let (model, _) = bench.planned(case).expect("planned");
+                let mut ready = prepare(model, case, mode).expect("prepared");
                 let before = model.kv_bytes();
                 for _ in 0..2 {
-                    let measured = ready.once(&mut model).expect("measured");
+                    let measured = ready.once(model).expect("measured");
                     assert_eq!(measured.tokens, tokens, "{case:?}");
                     assert!(measured.seconds > 0.0);
                     assert_eq!(model.kv_bytes(), before, "{case:?}");
                 }
-                let (measured, kernels) = ready.profile(&mut model).expect("profiled");
+                let (measured, kernels) = ready.profile(model).expect("profiled");
                 let sum: f64 = kernels.iter().map(|k| k.seconds).sum();
                 assert!(sum > 0.0 && sum < measured.seconds, "{case:?}: {sum} of {}", measured.seconds);
                 let attend = kernels.iter().find(|k| k.name == "attend").expect("attention");
                 assert_eq!((attend.launches % measured.steps as u64, attend.weight_bytes), (0, 0), "{case:?}");
                 assert!(kernels.iter().any(|k| k.name.starts_with("down") && k.weight_bytes >= 256 * 256 * k.launches));
                 assert!(model.profile().is_empty());
-                ready.free(&mut model);
+                ready.free(model);
                 assert_eq!(model.kv_bytes(), 0, "{case:?}");
             }
         }
-        let long = prepare(&mut model, Case::Score { n: 1, prompt: 200, length: 100 }, PrefixMode::Shared);
+        let case = Case::Score { n: 1, prompt: 200, length: 100 };
+        let long = prepare(bench.planned(case).expect("planned").0, case, PrefixMode::Shared);
         assert!(long.is_err_and(|e| e.to_string().contains("256")));
     }
 }

@@ -41,6 +41,17 @@ pub enum Prologue {
     Split,
 }
 
+impl Prologue {
+    /// The name of reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fused => "fused",
+            Self::Split => "split",
+        }
+    }
+}
+
 /// How keys and values are kept. Named in reports; never mixed within one sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KvFormat {

@@ -106,7 +106,7 @@ fn changes(plan: &Plan, facts: &Facts, threads: u32) -> Vec<Change> {
         let Some(model) = model else { continue };
         let (s, role) = (&model.schedule, &model.role);
         let other = if s.prologue == Prologue::Fused { Prologue::Split } else { Prologue::Fused };
-        let name = format!("{role}: prologues {}", format!("{other:?}").to_lowercase());
+        let name = format!("{role}: prologues {}", other.name());
         add((2, m), name, Apply::Prologue(m, other));
         if s.interleave {
             add((3, m), format!("{role}: gate and up apart"), Apply::Apart(m));

@@ -9,6 +9,7 @@ use inferc::measure::{self, Case, Measured};
 use inferc::{grade, inputs, report, roofs};
 use ir::plan::{Plan, PrefixMode};
 use ir::plan_text::{seconds, three};
+use ir::schedule::ModelSchedule;
 use ir::strategy::Ty;
 use runtime::exec::{Event, Options, Watch};
 use runtime::forward::KernelTime;
@@ -213,7 +214,19 @@ fn show(args: &BenchArgs, plan: &Plan, target: &ir::target::Target, tally: &Tall
     print(&out);
 }
 
-/// Measures cases on one model; the fastest of the repetitions counts, the median is printed beside it.
+/// One case, its prompt read in one way.
+struct Row {
+    case: String,
+    mode: PrefixMode,
+    best: Measured,
+    median: Measured,
+    profile: Option<(Measured, Vec<KernelTime>)>,
+    schedule: ModelSchedule,
+    weight_bytes: u64,
+}
+
+/// Measures cases on one model, each with the planner's choices for it; the fastest of the repetitions counts, the median
+/// is printed beside it.
 fn kernels(args: &BenchArgs) -> Result<u8> {
     let [file] = &args.binding.models[..] else { bail!("--kernels measures one model: --model FILE") };
     let path = PathBuf::from(file);
@@ -228,39 +241,45 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
     .into_iter()
     .map(|text| Ok((text.clone(), Case::parse(&text)?)))
     .collect::<Result<_>>()?;
-    let (mut model, plan) = measure::load(&path, &machine, machine.threads)?;
+    let mut bench = measure::Bench::open(&path, machine)?;
     let repeat = args.repeat.max(1);
     let mut rows = Vec::new();
     for (name, case) in &cases {
+        let (model, plan) = bench.planned(*case)?;
         let modes: &[PrefixMode] =
             if case.shares_prompt() { &[PrefixMode::Shared, PrefixMode::Cascade] } else { &[PrefixMode::Shared] };
         for mode in modes {
-            let mut ready = measure::prepare(&mut model, *case, *mode)?;
-            ready.once(&mut model)?;
-            let mut runs: Vec<Measured> = (0..repeat).map(|_| ready.once(&mut model)).collect::<Result<_>>()?;
+            let mut ready = measure::prepare(model, *case, *mode)?;
+            ready.once(model)?;
+            let mut runs: Vec<Measured> = (0..repeat).map(|_| ready.once(model)).collect::<Result<_>>()?;
             let profiled = if args.profile { repeat } else { 0 };
-            let mut profiles = (0..profiled)
-                .map(|_| ready.profile(&mut model))
-                .collect::<Result<Vec<(Measured, Vec<KernelTime>)>>>()?;
-            ready.free(&mut model);
+            let mut profiles =
+                (0..profiled).map(|_| ready.profile(model)).collect::<Result<Vec<(Measured, Vec<KernelTime>)>>>()?;
+            ready.free(model);
             runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
             profiles.sort_by(|a, b| a.0.seconds.total_cmp(&b.0.seconds));
-            let best = *runs.first().context("at least one run")?;
-            let median = runs[runs.len() / 2];
-            let profile = profiles.into_iter().nth(repeat as usize / 2);
-            rows.push((name.clone(), *mode, best, median, profile));
+            rows.push(Row {
+                case: name.clone(),
+                mode: *mode,
+                best: *runs.first().context("at least one run")?,
+                median: runs[runs.len() / 2],
+                profile: profiles.into_iter().nth(repeat as usize / 2),
+                schedule: plan.schedule,
+                weight_bytes: plan.weight_bytes,
+            });
         }
     }
     #[allow(clippy::cast_precision_loss, reason = "token counts of a measurement are small")]
     let rate = |m: &Measured| m.tokens as f64 / m.seconds;
     match args.format {
         Format::Json => {
-            for (name, mode, best, median, profile) in &rows {
+            for Row { case, mode, best, median, profile, schedule, weight_bytes } in &rows {
                 let mut row = json!({
-                    "format_version": super::FORMAT_VERSION, "case": name, "prefix": mode.to_string(),
+                    "format_version": super::FORMAT_VERSION, "case": case, "prefix": mode.to_string(),
                     "tokens_per_second": rate(best), "median_tokens_per_second": rate(median), "seconds": best.seconds,
-                    "tokens": best.tokens, "rows": best.tokens / best.steps.max(1), "threads": plan.schedule.threads,
-                    "weight_bytes": plan.weight_bytes,
+                    "tokens": best.tokens, "rows": best.tokens / best.steps.max(1), "threads": schedule.threads,
+                    "weight_bytes": weight_bytes, "prologues": schedule.prologue.name(),
+                    "row_block": schedule.row_block,
                 });
                 if let Some((run, kernels)) = profile {
                     row["kernels"] = kernels.iter().map(|k| kernel_json(run, k)).collect();
@@ -269,14 +288,15 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
             }
         }
         Format::Text => {
-            print(&format!(
-                "{} · {} threads · {:.1} MB of weights\n",
-                path.display(),
-                plan.schedule.threads,
-                plan.weight_bytes as f64 / 1e6
-            ));
-            for (name, mode, best, median, profile) in &rows {
-                print(&format!("{name:<36} {mode:<8} {:>10.1} tok/s best {:>10.1} median\n", rate(best), rate(median)));
+            let mut head = None;
+            for Row { case, mode, best, median, profile, schedule, weight_bytes } in &rows {
+                if head.replace(*weight_bytes) != Some(*weight_bytes) {
+                    let (file, megabytes) = (path.display(), *weight_bytes as f64 / 1e6);
+                    print(&format!("{file} · {} threads · {megabytes:.1} MB of weights\n", schedule.threads));
+                }
+                let (best, median) = (rate(best), rate(median));
+                let how = format!("{mode}, prologues {}", schedule.prologue.name());
+                print(&format!("{case:<36} {how:<24} {best:>10.1} tok/s best {median:>10.1} median\n"));
                 if let Some((run, kernels)) = profile {
                     print(&kernel_table(run, kernels));
                 }
