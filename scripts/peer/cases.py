@@ -1,7 +1,8 @@
 """What is measured: the cases, the peer's settings, and the command line of each side for each case.
 
 A case is written as our own benchmark takes it (`decode:depth=2048`, `branches:n=8,prompt=512,gen=64`, `prefill:n=512`,
-`score:n=16,prompt=512,len=128`). Behind a decode case may stand what our side may lose there, `decode:depth=7900 kv=int8
+`score:n=16,prompt=512,len=128`). Behind it may stand what our side may lose there: the arithmetic class of the layers,
+`branches:n=32,prompt=512,gen=64 numerics=int8-channel`, and for a decode case keys and values, `decode:depth=7900 kv=int8
 attention=sparse:256`; the peer then may round its keys and values, too. Takes text; returns commands as argument lists; runs
 nothing.
 """
@@ -38,8 +39,9 @@ _FIELDS = {
 }
 _LIMIT = 1 << 20
 
-# What may stand behind a decode case, in this order; each is an option of our benchmark.
-_LOSSY = {"kv": r"int8", "attention": r"(sparse|window):[0-9]{1,7}(:0\.[0-9]{1,3})?"}
+# What may stand behind a case, in this order, and for which kinds; each is an option of our benchmark.
+_LOSSY = {"numerics": r"int8-channel", "kv": r"int8", "attention": r"(sparse|window):[0-9]{1,7}(:0\.[0-9]{1,3})?"}
+_LOSSY_KINDS = {"numerics": tuple(_FIELDS), "kv": ("decode",), "attention": ("decode",)}
 
 
 class CaseError(ValueError):
@@ -75,6 +77,11 @@ class Case:
     def many(self):
         """Whether several sequences share a prompt."""
         return self.kind in ("branches", "score")
+
+    @property
+    def loses_context(self):
+        """Whether something of the keys and values is lost."""
+        return any(name != "numerics" for name, _ in self.lossy)
 
     def expected_tokens(self):
         """Tokens of the measured part; None for decode, where our side chooses."""
@@ -115,8 +122,9 @@ def _lossy(text, kind, parts):
     pairs = tuple(tuple(part.split("=", 1)) for part in parts)
     names = [pair[0] for pair in pairs]
     sound = all(len(p) == 2 and p[0] in _LOSSY and re.fullmatch(_LOSSY[p[0]], p[1], re.ASCII) for p in pairs)
-    if pairs and (kind != "decode" or not sound or names != [n for n in _LOSSY if n in names]):
-        raise CaseError(f"case `{text}`: behind a decode case may stand kv=int8, then attention=sparse:PAGES[:SHARE] or =window:PAGES")
+    if not sound or names != [n for n in _LOSSY if n in names] or any(kind not in _LOSSY_KINDS[n] for n in names):
+        decode = ", of a decode case then kv=int8, then attention=sparse:PAGES[:SHARE] or =window:PAGES"
+        raise CaseError(f"case `{text}`: behind a case may stand numerics=int8-channel{decode}")
     return pairs
 
 
@@ -149,7 +157,7 @@ def settings_of(case):
     """Every setting worth trying for a case, in a fixed order."""
     unified = (False, True) if case.many else (False,)
     exact = [Setting(fa, rp, kv) for fa, rp, kv in itertools.product((False, True), (True, False), unified)]
-    rounded = [Setting(True, rp, False, "q8_0") for rp in (True, False)] if case.lossy else []
+    rounded = [Setting(True, rp, False, "q8_0") for rp in (True, False)] if case.loses_context else []
     return exact + rounded
 
 

@@ -138,14 +138,13 @@ def _losses(good):
     rows = sorted({row for row, _, _ in good if row.loss}, key=lambda row: row.case)
     if not rows:
         return ""
-    lines = ["Rows that name a format of keys and values or a number of pages lose something, and run only where a strategy allows it:", ""]
+    lines = ["Rows that name a class of arithmetic, a format of keys and values or a number of pages lose something, and run only"]
+    lines += ["where a strategy allows it:", ""]
     for row in rows:
-        allowance, kl, same = row.loss
-        lines.append(
-            f"- {label(row.case)}: what the planner chooses for `{allowance}`. Measured at 8000 tokens of context: {kl:.3f} nats of mean"
-            f" KL divergence from exact attention, the same most probable token at {100 * same:.0f} % of the positions."
-        )
-    lines += ["", "How that was measured, other budgets and pass keys: [sparse-attention.md](sparse-attention.md)."]
+        allowance, lost = row.loss
+        lines.append(f"- {label(row.case)}: what the planner chooses for `allow {{ {allowance} }}`. {lost}")
+    lines += ["", "How that was measured, other budgets and pass keys: [sparse-attention.md](sparse-attention.md), classes:"]
+    lines += ["[COST_MODEL.md](COST_MODEL.md)."]
     return "\n".join(lines)
 
 
@@ -214,6 +213,7 @@ _KINDS = {
     "output matrix": ("head.",),
     "attention": ("attend",),
     "choice of pages": ("append",),
+    "norms and folds": ("norm", "fold", "head_norm"),
 }
 _REST = "the rest"
 
@@ -313,8 +313,8 @@ def _settings(good):
         lines.append(f"| {_short(row.model)} | {label(row.case)} | {threads} | {record['peer_setting']} | {shown} |")
     ours = sorted({r["ours_setting"] for _, r, _ in good if r["ours_setting"]})
     if ours:
-        lines += ["", "Ours had a choice only where sequences share a prompt: the faster of reading the prompt once for all of them (`cascade`) and"]
-        lines += ["once for each (`shared`); the results are the same bits."]
+        lines += ["", "Ours runs with the planner's choices for the row. It had a second try only where sequences share a prompt: the faster of reading"]
+        lines += ["the prompt once for all of them (`cascade`) and once for each (`shared`); the results are the same bits."]
     return "\n".join(lines)
 
 

@@ -89,6 +89,7 @@ def gguf(tied):
 class Cases(unittest.TestCase):
     def test_text_round_trips(self):
         lossy = ("decode:depth=7 kv=int8", "decode:depth=7 kv=int8 attention=sparse:64:0.95", "decode:depth=7 attention=window:8")
+        lossy = (*lossy, "prefill:n=5 numerics=int8-channel", "decode:depth=7 numerics=int8-channel kv=int8")
         for text in (*cases.DEFAULT_CASES, "branches:n=32,prompt=1,gen=1", *lossy):
             self.assertEqual(str(cases.parse_case(text)), text)
 
@@ -109,7 +110,7 @@ class Cases(unittest.TestCase):
     def test_bad_text_is_refused(self):
         bad = ("", "decode", "decode:depth=", "decode:depth=-1", "decode:depth=1,depth=2", "prefill:n=0", "branches:n=8", "x:n=1")
         tails = (" kv=f16", " attention=dense", " attention=sparse:1 kv=int8", " kv=int8 kv=int8", " kv", " ", "  kv=int8")
-        bad = (*bad, *(f"decode:depth=1{tail}" for tail in tails), "prefill:n=5 kv=int8")
+        bad = (*bad, *(f"decode:depth=1{tail}" for tail in tails), "prefill:n=5 kv=int8", "prefill:n=5 numerics=f32")
         for text in (*bad, "prefill:n=9999999", "decode:depth=１"):
             with self.assertRaises(cases.CaseError, msg=text):
                 cases.parse_case(text)
@@ -119,9 +120,12 @@ class Cases(unittest.TestCase):
 
     def test_what_may_be_lost_goes_to_both_sides(self):
         case = cases.parse_case("decode:depth=7900 kv=int8 attention=sparse:128")
+        weights = cases.parse_case("branches:n=32,prompt=512,gen=64 numerics=int8-channel")
         ours = cases.ours_command("inferc", "m", 2, case)
         self.assertEqual(ours[ours.index("--case") + 1], "decode:depth=7900")
         self.assertEqual(ours[-4:], ["--kv", "int8", "--attention", "sparse:128"])
+        self.assertEqual(cases.ours_command("inferc", "m", 2, weights)[-2:], ["--numerics", "int8-channel"])
+        self.assertTrue(all(s.cache == "f16" for s in cases.settings_of(weights)))
         rounded = [s for s in cases.settings_of(case) if s.cache != "f16"]
         self.assertTrue(rounded and all(s.flash for s in rounded))
         for setting in cases.settings_of(case):
@@ -428,13 +432,15 @@ class Documents(StandIns):
         self.assertEqual(self.perform(*few, "--cases", "depth=2048,n=512", "--resume")[0], 0)
         text = self.read("performance.md")
         rows = [line for line in text.splitlines() if line.startswith("| SmolLM2 | ") and "3.00× [3.00, 3.00]" in line]
-        self.assertEqual(["depth 0" in rows[0], "depth 2048" in rows[1], "prefill of 512" in rows[2], len(rows)], [True, True, True, 3])
+        named = ["decode, depth 0", "decode, depth 2048", "prefill of 512", "prefill of 512, layers in int8-channel"]
+        self.assertEqual([row.split(" | ")[1] for row in rows], named)
         # Three times the peer: above 1.6 and 2.1 (but the roof is too low to be true here), exactly 3, below 4.
-        self.assertEqual([row.split(" | ")[6] for row in rows], ["yes, and the stretch", "yes", "**no**"])
+        self.assertEqual([row.split(" | ")[6] for row in rows], ["yes, and the stretch", "yes", "**no**", "**no**"])
+        self.assertIn("- prefill of 512, layers in int8-channel: what the planner chooses for `allow { weight_quant: int8 }`.", text)
         missed = text[text.index("## What is missed") :]
         self.assertIn("**SmolLM2, prefill of 512, 1 thread**: 3.00× where 4× is aimed at", missed)
         self.assertIn("llama-bench | 100 | 100 | 1.00 [1.00, 1.00]", text)
-        self.assertIn("| SmolLM2 | decode, depth 0 | 1 | 1.50 (20) | – | 3.33 | – | 0.10 |", text)
+        self.assertIn("| SmolLM2 | decode, depth 0 | 1 | 1.50 (20) | – | 3.33 | – | – | 0.10 |", text)
         self.assertIn("fa=off repack=on (100); fa=off repack=off (95); fa=on repack=on (50)", text)
         for name in ("performance-ratios-1.svg", "performance-depth-1.svg"):
             self.assertIn(f"]({name})", text)
@@ -442,7 +448,7 @@ class Documents(StandIns):
         before = len(self.logged())
         self.assertEqual(self.perform(*few, "--cases", "depth=0,n=512", "--profiles")[0], 0)
         added = self.logged()[before:]
-        self.assertEqual((len(added), all("--profile" in line for line in added), self.read("performance.md")), (2, True, text))
+        self.assertEqual((len(added), all("--profile" in line for line in added), self.read("performance.md")), (3, True, text))
         before = len(self.logged())
         self.assertEqual(self.perform(*few, "--cases", "depth=0,depth=2048,n=512", "--resume")[0], 0)
         self.assertEqual(self.perform("--write-only")[0], 0)
