@@ -327,7 +327,7 @@ impl Attend<'_> {
 
     /// Where to prefetch while page `page` of the chunk's keys is read: [`AHEAD`] further on in keys, then values.
     pub(super) fn behind_keys(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int) -> Int {
-        let ahead = b.add_const(page, self.ahead());
+        let ahead = self.ahead(b, page, pages);
         let last = b.add_const(pages, -1);
         let value = b.sub(ahead, pages);
         let value = b.min(value, last);
@@ -342,7 +342,7 @@ impl Attend<'_> {
     /// The same while values are read: further on in values, then in the keys of the item's next chunk, whose pages end
     /// at `next`, or of the next unit.
     pub(super) fn behind_values(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int, next: Int) -> Int {
-        let ahead = b.add_const(page, self.ahead());
+        let ahead = self.ahead(b, page, pages);
         let last = b.add_const(next, -1);
         let at = b.min(ahead, last);
         let at = self.page(b, c, at);
@@ -354,9 +354,11 @@ impl Attend<'_> {
         b.select(Cmp::Lt, ahead, pages, values, at)
     }
 
-    /// Pages between a read and its prefetch.
-    fn ahead(&self) -> i64 {
-        (AHEAD / self.dims.block_bytes()).max(1)
+    /// The page to prefetch while `page` is read: so far ahead that no page of a chunk of few `pages` is passed over.
+    fn ahead(&self, b: &mut Build, page: Int, pages: Int) -> Int {
+        let most = b.int((AHEAD / self.dims.block_bytes()).max(1));
+        let most = b.min(most, pages);
+        b.add(page, most)
     }
 
     /// Queries of the chunk's rows.
