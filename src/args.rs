@@ -316,12 +316,17 @@ pub(crate) struct BenchArgs {
     /// Measure the kernels of a model (--model FILE) instead of a strategy.
     #[arg(long, conflicts_with_all = ["source", "data"])]
     pub kernels: bool,
-    /// Measure what this machine can do at most: bytes read, int8 and f32 products per second.
+    /// Measure what this machine can do at most: bytes read, int8 products (alone, in blocks with scales, and with minima) and
+    /// f32 products per second.
     #[arg(long, conflicts_with_all = ["source", "data", "kernels", "plans"])]
     pub roofs: bool,
     /// Working set of --roofs, in bytes; may be repeated.
     #[arg(long = "bytes", value_name = "N", requires = "roofs", conflicts_with_all = ["source", "kernels"])]
     pub bytes: Vec<u64>,
+    /// With --roofs and --bytes: also read the working sets in scattered pieces of N bytes, a power of two from 64 to 65536;
+    /// may be repeated.
+    #[arg(long = "pieces", value_name = "N", requires_all = ["roofs", "bytes"], conflicts_with_all = ["source", "kernels"])]
+    pub pieces: Vec<u64>,
     /// Case, with --kernels: decode:depth=2048 | branches:n=8,prompt=512,gen=64 | prefill:n=512 |
     /// score:n=16,prompt=512,len=128; may be repeated.
     #[arg(long = "case", value_name = "CASE", requires = "kernels", conflicts_with_all = ["source", "roofs"])]

@@ -189,10 +189,12 @@ def ours_command(inferc, model, threads, case):
     ]
 
 
-def roofs_command(inferc, threads, sets):
-    """Our measurement of what the machine can do at most, with the read bandwidth for working sets of so many bytes."""
+def roofs_command(inferc, threads, sets, pieces):
+    """Our measurement of what the machine can do at most, with the read bandwidth for working sets of so many bytes, in order
+    and in scattered pieces of so many."""
     bytes_ = [x for size in sets for x in ("--bytes", str(size))]
-    return [inferc, "bench", "--roofs", "--threads", str(threads), *bytes_, "--format", "json"]
+    scattered = [x for size in pieces for x in ("--pieces", str(size))]
+    return [inferc, "bench", "--roofs", "--threads", str(threads), *bytes_, *scattered, "--format", "json"]
 
 
 def _driver(bin_dir, model, threads, setting, kind):

@@ -7,6 +7,7 @@ import statistics
 
 from cases import parse_case
 from plot import rates_over_depth, ratio_bars
+from roof import KINDS
 from suite import MODELS, ROWS, brief, label
 
 # Above this share of others, and below so many repeats, figures are not to be quoted.
@@ -78,9 +79,10 @@ what the machine itself allows.
 - **Numbers.** Median of the interleaved repeats ({repeats}), each side in a process of its own, the side that goes first alternating; the
   ratio is taken pair by pair, in brackets the least and the greatest.
 - **Roof.** Tokens per second if a step took only the longer of two times: reading its bytes once (the file's weights, keys and values),
-  or computing its products (matrices in int8, attention in f32, over keys and values of int8 in int8); where a row attends to
-  a part of the context, what that part and its choice need. The rates were measured on the same CPUs before every repeat,
-  with kernels of our own Kernel IR, and the median counts; see below."""
+  or computing its products (matrices in int8, attention in f32, over keys and values of int8 in int8). What a block's scales
+  and minima need on the same units as its products is counted. Where a row attends to a part of the context, it is what that
+  part and its choice need, chosen pages at the rate of scattered pieces. The rates were measured on the same CPUs before every
+  repeat, with kernels of our own Kernel IR, and the median counts; see below."""
 
 
 def _doubts(good):
@@ -173,13 +175,25 @@ def _reasons(good):
     return parts
 
 
+# Kinds of products in words.
+_KINDS_OF_PRODUCTS = {"int8": "int8", "int8_scaled": "int8 with scales", "int8_scaled_min": "int8 with scales and minima", "f32": "f32"}
+
+
+def _macs(roof):
+    """Products of a step by kind; a record made before a kind was told apart has none of it."""
+    return {kind: roof.get(f"{kind}_macs_per_step", 0) for kind in KINDS}
+
+
 def _bound(record):
     roof = record["roof"]
     if roof["bound"] == "reading":
-        return f"reading {roof['bytes_per_step'] / 1e6:.0f} MB a step at {roof['bytes_per_second'] / 1e9:.1f} GB/s"
-    each = (roof["int8_macs_per_step"] + roof["f32_macs_per_step"]) / roof["rows_per_step"] / 1e6
-    rates = f"{roof['int8_macs_per_second'] / 1e9:.0f} (int8) and {roof['f32_macs_per_second'] / 1e9:.0f} (f32) billion a second"
-    return f"computing {each:.0f} million products a token at {rates}"
+        scattered = roof.get("scattered_bytes_per_step")
+        pages = f", {scattered / 1e6:.0f} MB of it scattered pages at {roof['scattered_bytes_per_second'] / 1e9:.1f} GB/s" if scattered else ""
+        return f"reading {roof['bytes_per_step'] / 1e6:.0f} MB a step at {roof['bytes_per_second'] / 1e9:.1f} GB/s{pages}"
+    macs = _macs(roof)
+    each = sum(macs.values()) / roof["rows_per_step"] / 1e6
+    rates = [f"{roof[f'{kind}_macs_per_second'] / 1e9:.0f} ({_KINDS_OF_PRODUCTS[kind]})" for kind in KINDS if macs[kind]]
+    return f"computing {each:.0f} million products a token at {' and '.join(rates)} billion a second"
 
 
 def _place(row, threads):
@@ -275,26 +289,33 @@ def _failures(measured):
 
 
 def _roofs(good):
+    bounded = [(row, record["roof"], threads) for row, record, threads in good if record["roof"]]
+    if not bounded:
+        return ""
     lines = [
         "## Roofs",
         "",
         "Rates measured before every repeat, the median, all threads together; bytes and products of one step (a prefill or a scoring is one step).",
-        "The peer may pass a roof only by arithmetic that these kernels do not have (matrix extensions).",
+        "In brackets: the part of the bytes that is chosen pages, and the rate of scattered pieces of their size. Int8: products alone / in",
+        "blocks with scales / with scales and minima. What a block's scales need on the same units is counted: a matrix has the rate of the",
+        "way it is stored. The peer may pass a roof only by arithmetic that these kernels do not have (matrix extensions).",
         "",
         "| model | case | threads | read GB/s | int8 G products/s | f32 G products/s | MB a step | M products a token | roof tok/s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row, record, threads in good:
-        roof = record["roof"]
-        if roof:
-            each = (roof["int8_macs_per_step"] + roof["f32_macs_per_step"]) / roof["rows_per_step"]
-            cells = [
-                *(_short(row.model), label(row.case), str(threads), f"{roof['bytes_per_second'] / 1e9:.1f}"),
-                *(f"{roof['int8_macs_per_second'] / 1e9:.0f}", f"{roof['f32_macs_per_second'] / 1e9:.0f}"),
-                *(f"{roof['bytes_per_step'] / 1e6:.0f}", f"{each / 1e6:.0f}", f"{roof['tokens_per_second']:.0f}"),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) if len(lines) > 7 else ""
+    for row, roof, threads in bounded:
+        each = sum(_macs(roof).values()) / roof["rows_per_step"]
+        read, size = f"{roof['bytes_per_second'] / 1e9:.1f}", f"{roof['bytes_per_step'] / 1e6:.0f}"
+        if roof.get("scattered_bytes_per_step"):
+            read += f" ({roof['scattered_bytes_per_second'] / 1e9:.1f})"
+            size += f" ({roof['scattered_bytes_per_step'] / 1e6:.0f})"
+        int8 = [roof[name] for name in (f"{kind}_macs_per_second" for kind in KINDS if kind != "f32") if name in roof]
+        cells = [
+            *(_short(row.model), label(row.case), str(threads), read, " / ".join(f"{rate / 1e9:.0f}" for rate in int8)),
+            *(f"{roof['f32_macs_per_second'] / 1e9:.0f}", size, f"{each / 1e6:.0f}", f"{roof['tokens_per_second']:.0f}"),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _settings(good):

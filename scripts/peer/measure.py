@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from cases import DEFAULT_GEN, Setting, ours_command, peer_command, roofs_command, settings_of, state_command, tool_command
 from machine import Busy, allowed_cpus, wait_until_quiet
-from roof import roof_of, working_sets
+from roof import KINDS, pieces, roof_of, working_sets
 
 # A setting whose trial is this many times slower than the fastest is out; those nearer are tried again, interleaved.
 _HOPELESS = 1.5
@@ -323,11 +323,17 @@ def _median_rates(roofs):
     good = [r for r in roofs if r]
     if not good:
         return None
-    read = {}
-    for point in (p for r in good for p in r.get("read") or []):
-        read.setdefault(point["bytes"], []).append(point["bytes_per_second"])
-    middle = {name: statistics.median(r[name] for r in good) for name in ("int8_macs_per_second", "f32_macs_per_second")}
-    return {**middle, "read": [{"bytes": size, "bytes_per_second": statistics.median(rates)} for size, rates in read.items()]}
+    names = [name for name in (f"{kind}_macs_per_second" for kind in KINDS) if all(r.get(name) for r in good)]
+    middle = {name: statistics.median(r[name] for r in good) for name in names}
+    return {**middle, "read": _median_points(good, "read", ("bytes",)), "scattered": _median_points(good, "scattered", ("bytes", "piece"))}
+
+
+def _median_points(roofs, kind, fields):
+    """The points of a kind that agree in these fields as one each."""
+    found = {}
+    for point in (p for r in roofs for p in r.get(kind) or []):
+        found.setdefault(tuple(point[f] for f in fields), []).append(point["bytes_per_second"])
+    return [{**dict(zip(fields, at)), "bytes_per_second": statistics.median(rates)} for at, rates in found.items()]
 
 
 def _measure_roofs(session, case, gen, progress):
@@ -335,7 +341,8 @@ def _measure_roofs(session, case, gen, progress):
     progress(f"{case}: roofs")
     try:
         sets = working_sets(session.model_bytes, [case], gen)
-        text, share = run(session, roofs_command(session.inferc, session.threads, sets))
+        scattered = pieces(session.model_bytes, [case], gen)
+        text, share = run(session, roofs_command(session.inferc, session.threads, sets, scattered))
     except BenchError as error:
         print(f"bench-peer: no roofs: {error}", file=sys.stderr)
         return None

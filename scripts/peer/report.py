@@ -2,6 +2,8 @@
 
 import json
 
+from roof import KINDS
+
 FORMAT_VERSION = 2
 
 
@@ -34,12 +36,18 @@ def as_text(header, records):
 
 
 def _roofs(records):
-    return [
-        f"{r['case']}: {r['roof']['bytes_per_step'] / 1e6:.1f} MB a step at {r['roof']['bytes_per_second'] / 1e9:.1f} GB/s; int8 "
-        f"{r['roof']['int8_macs_per_second'] / 1e9:.0f}, f32 {r['roof']['f32_macs_per_second'] / 1e9:.0f} billion products per second"
-        for r in records
-        if r["roof"]
-    ]
+    return [f"{r['case']}: {_roof(r['roof'])}" for r in records if r["roof"]]
+
+
+def _roof(roof):
+    rate = {kind: f"{roof[f'{kind}_macs_per_second'] / 1e9:.0f}" for kind in KINDS}
+    pages = ""
+    if roof["scattered_bytes_per_step"]:
+        pages = f" ({roof['scattered_bytes_per_step'] / 1e6:.1f} MB scattered at {roof['scattered_bytes_per_second'] / 1e9:.1f} GB/s)"
+    return (
+        f"{roof['bytes_per_step'] / 1e6:.1f} MB a step at {roof['bytes_per_second'] / 1e9:.1f} GB/s{pages}; int8 {rate['int8']}, with scales "
+        f"{rate['int8_scaled']}, and minima {rate['int8_scaled_min']}, f32 {rate['f32']} billion products per second"
+    )
 
 
 def _settings(record):

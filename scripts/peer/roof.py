@@ -2,11 +2,15 @@
 products that the case needs. Takes a model's sizes, a case and rates; returns plain data; runs nothing.
 
 A step takes at least the time of reading its bytes once (the file's weights, and keys and values of 16 bits, a shared prompt
-once for all sequences), and at least the time of its products: matrices in int8, attention in f32. The longer of the two
-binds. Sampling, norms, exponentials and barriers are not counted, so that the bound is a little lower than what can be had.
+once for all sequences), and at least the time of its products. The longer of the two binds. Products of matrices have the rate
+of the way their weights are stored: what a block's scales and minima need runs on the units that multiply bytes, so the rate
+of byte products alone is out of reach. Attention is f32. Sampling, norms, exponentials and barriers are not counted, so that
+the bound is a little lower than what can be had.
 
 A case that allows losses reads what its choice leaves: keys and values of 8 bits with their scales, attended to in int8; a
-part of the pages in all layers but the first, and of the others the summaries that choose them.
+part of the pages in all layers but the first, and of the others the summaries that choose them. Chosen pages lie scattered and
+are read at the rate of such pieces. Matrices of the class int8 per channel are read as a byte a weight, at the rate of byte
+products alone; the output matrix stays as stored.
 """
 
 import math
@@ -14,9 +18,16 @@ import math
 # What our plans do: tokens of a page, and layers that attend to everything whatever is allowed.
 PAGE, DENSE_LAYERS = 16, 2
 
+# Kinds of products, each with a rate of its own: of bytes alone, in blocks with scales, with scales and minima; of floats.
+KINDS = ("int8", "int8_scaled", "int8_scaled_min", "f32")
+
+# Sizes of pieces that can be measured, bytes; a power of two.
+_LEAST_PIECE, _MOST_PIECE = 64, 65536
+
 
 def decode_needs(model, case, own):
-    """Bytes, int8 products and f32 products of one decoded token over `own` cached positions."""
+    """Bytes, of them those of scattered pages, products of bytes and of floats of one decoded token over `own` cached positions,
+    without the products of matrices."""
     lossy = dict(case.lossy)
     rounded = lossy.get("kv") == "int8"
     kind, _, rest = lossy.get("attention", "").partition(":")
@@ -25,35 +36,59 @@ def decode_needs(model, case, own):
     part = min(own, PAGE * int(rest.split(":")[0])) if kind else own
     attended = (1 - partly) * own + partly * part
     weighed = partly * own / PAGE if kind == "sparse" else 0
+    # A window's pages, and all pages, lie in order.
+    scattered = partly * part * model.kv_bytes(rounded) if kind == "sparse" and part < own else 0
     # A summary is two vectors of 16-bit elements for a head's keys: as much as a position's key and value. Weighing it is a
     # product per element of a query: half of attending to a position.
-    size = model.weights + attended * model.kv_bytes(rounded) + weighed * model.kv_per_position
+    size = _weights(model, case) + attended * model.kv_bytes(rounded) + weighed * model.kv_per_position
     attention, weighing = attended * model.attention_macs, weighed * model.attention_macs / 2
-    matrices = model.layer_macs + model.head_macs
-    return size, matrices + (attention if rounded else 0), weighing + (0 if rounded else attention)
+    return size, scattered, attention if rounded else 0, weighing + (0 if rounded else attention)
+
+
+def _per_channel(case):
+    return dict(case.lossy).get("numerics") == "int8-channel"
+
+
+def _weights(model, case):
+    """Bytes of weights of a step."""
+    return model.weights - model.layer_weights + model.layer_macs.total if _per_channel(case) else model.weights
+
+
+def _matrices(model, case, rows, heads):
+    """Products of matrices by kind, with `rows` tokens through the layers and the logits of `heads`."""
+    channel = _per_channel(case)
+    layers, head = model.layer_macs, model.head_macs
+
+    def both(kind):
+        return (0 if channel else rows * getattr(layers, kind)) + heads * getattr(head, kind)
+
+    alone = rows * layers.total if channel else 0
+    return {"int8": alone, "int8_scaled": both("scaled"), "int8_scaled_min": both("minima"), "f32": both("floats")}
 
 
 def needs(model, case, gen):
-    """What one step of a case needs: rows (tokens), bytes and products. Prefill and scoring count as one step."""
+    """What one step of a case needs: rows (tokens), bytes, of them scattered ones, and products by kind. Prefill and scoring
+    count as one step."""
     if case.kind == "decode":
-        size, int8, f32 = decode_needs(model, case, case["depth"] + gen / 2)
-        return {"rows": 1, "bytes": size, "int8_macs": int8, "f32_macs": f32}
-    if case.kind == "branches":
-        rows = heads = case["n"]
-        own = case["prompt"] + case["gen"] / 2
-        positions = case["prompt"] + case["n"] * case["gen"] / 2
-    elif case.kind == "prefill":
-        rows, heads, own, positions = case["n"], 1, (case["n"] + 1) / 2, case["n"]
+        rows = heads = 1
+        size, scattered, int8, f32 = decode_needs(model, case, case["depth"] + gen / 2)
     else:
-        rows = heads = case["n"] * case["len"]
-        own = case["prompt"] + (case["len"] + 1) / 2
-        positions = case["prompt"] + rows
-    return {
-        "rows": rows,
-        "bytes": model.weights + model.kv_per_position * positions,
-        "int8_macs": rows * model.layer_macs + heads * model.head_macs,
-        "f32_macs": rows * own * model.attention_macs,
-    }
+        if case.kind == "branches":
+            rows = heads = case["n"]
+            own = case["prompt"] + case["gen"] / 2
+            positions = case["prompt"] + case["n"] * case["gen"] / 2
+        elif case.kind == "prefill":
+            rows, heads, own, positions = case["n"], 1, (case["n"] + 1) / 2, case["n"]
+        else:
+            rows = heads = case["n"] * case["len"]
+            own = case["prompt"] + (case["len"] + 1) / 2
+            positions = case["prompt"] + rows
+        size, scattered = _weights(model, case) + model.kv_per_position * positions, 0
+        int8, f32 = 0, rows * own * model.attention_macs
+    macs = _matrices(model, case, rows, heads)
+    macs["int8"] += int8
+    macs["f32"] += f32
+    return {"rows": rows, "bytes": size, "scattered_bytes": scattered, **{f"{kind}_macs": macs[kind] for kind in KINDS}}
 
 
 def working_sets(model, cases, gen):
@@ -61,10 +96,21 @@ def working_sets(model, cases, gen):
     return sorted({int(needs(model, case, gen)["bytes"]) for case in cases})
 
 
-def bandwidth(rates, size):
+def piece_of(model, case):
+    """Bytes of a piece of a chosen page: a head's keys, or values, of its tokens; the next power of two where that is none."""
+    size = PAGE * model.key_length * (1 if dict(case.lossy).get("kv") == "int8" else 2)
+    return min(max(1 << (size - 1).bit_length(), _LEAST_PIECE), _MOST_PIECE)
+
+
+def pieces(model, cases, gen):
+    """Sizes of the scattered pieces that the cases read, in rising order."""
+    return sorted({piece_of(model, case) for case in cases if needs(model, case, gen)["scattered_bytes"]})
+
+
+def bandwidth(points, size):
     """Bytes per second for a working set: interpolated over the logarithm of the size between measured ones; None when none
     was measured."""
-    points = sorted((p["bytes"], p["bytes_per_second"]) for p in rates.get("read") or [])
+    points = sorted((p["bytes"], p["bytes_per_second"]) for p in points or [])
     if not points:
         return None
     if size <= points[0][0]:
@@ -77,13 +123,18 @@ def bandwidth(rates, size):
 
 
 def roof_of(model, case, rates, gen):
-    """The bound of a case in tokens per second with what it is made of; None when the rates are incomplete."""
+    """The bound of a case in tokens per second with what it is made of; None when the rates are incomplete. Where records lack
+    the rate of products in blocks, or of scattered pieces, that of products alone, or of reading in order, stands for it."""
     need = needs(model, case, gen)
-    reads = bandwidth(rates, need["bytes"]) if rates else None
+    reads = bandwidth(rates.get("read"), need["bytes"]) if rates else None
     if not reads or not rates.get("int8_macs_per_second") or not rates.get("f32_macs_per_second"):
         return None
-    reading = need["bytes"] / reads
-    computing = need["int8_macs"] / rates["int8_macs_per_second"] + need["f32_macs"] / rates["f32_macs_per_second"]
+    alone = rates["int8_macs_per_second"]
+    rate = {kind: rates.get(f"{kind}_macs_per_second") or alone for kind in KINDS}
+    of_piece = [p for p in rates.get("scattered") or [] if p["piece"] == piece_of(model, case)]
+    scattered = bandwidth(of_piece, need["bytes"]) or reads
+    reading = (need["bytes"] - need["scattered_bytes"]) / reads + need["scattered_bytes"] / scattered
+    computing = sum(need[f"{kind}_macs"] / rate[kind] for kind in KINDS)
     return {
         "tokens_per_second": need["rows"] / max(reading, computing),
         "bound": "reading" if reading >= computing else "arithmetic",
@@ -91,9 +142,9 @@ def roof_of(model, case, rates, gen):
         "arithmetic_seconds_per_step": computing,
         "rows_per_step": need["rows"],
         "bytes_per_step": need["bytes"],
-        "int8_macs_per_step": need["int8_macs"],
-        "f32_macs_per_step": need["f32_macs"],
+        "scattered_bytes_per_step": need["scattered_bytes"],
+        **{f"{kind}_macs_per_step": need[f"{kind}_macs"] for kind in KINDS},
         "bytes_per_second": reads,
-        "int8_macs_per_second": rates["int8_macs_per_second"],
-        "f32_macs_per_second": rates["f32_macs_per_second"],
+        "scattered_bytes_per_second": scattered,
+        **{f"{kind}_macs_per_second": rate[kind] for kind in KINDS},
     }

@@ -4,6 +4,7 @@ Needs neither the peer nor our binary; a few seconds.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -38,7 +39,11 @@ with open(os.environ["LOG"], "a") as log: log.write(" ".join([name, *args, str(s
 if name == "inferc" and "--roofs" in args:
     sizes = [int(args[i + 1]) for i, a in enumerate(args) if a == "--bytes"]
     read = [{"bytes": s, "bytes_per_second": 1e6} for s in sizes]
-    print(json.dumps({"format_version": 1, "threads": 1, "read": read, "int8_macs_per_second": 2e5, "f32_macs_per_second": 1e5}))
+    pieces = [int(args[i + 1]) for i, a in enumerate(args) if a == "--pieces"]
+    scattered = [{"bytes": s, "piece": p, "bytes_per_second": 5e5} for s in sizes for p in pieces]
+    rates = {"int8": 4e5, "int8_scaled": 2e5, "int8_scaled_min": 1.6e5, "f32": 1e5}
+    rates = {kind + "_macs_per_second": rate for kind, rate in rates.items()}
+    print(json.dumps({"format_version": 1, "threads": 1, "read": read, "scattered": scattered, **rates}))
 elif name == "inferc":
     case = after("--case")
     if os.environ.get("OURS") == "crash": sys.exit("no such case: " + case)
@@ -72,15 +77,16 @@ def string(text):
 
 
 def gguf(tied):
-    """A small GGUF: 2 layers, 2 key-value heads of 4, tensors of 640 bytes (table), 128 and, untied, 640 bytes."""
+    """A small GGUF: 2 layers, 2 key-value heads of 4, tensors of 640 bytes (table, Q8_0), 128 (two matrices, Q4_1 and F16) and,
+    untied, 640 bytes (Q8_0). Their bytes are not what such tensors have, which nobody checks."""
     numbers = {"block_count": 2, "attention.head_count": 4, "attention.head_count_kv": 2, "embedding_length": 16}
     pairs = [string("general.architecture") + struct.pack("<I", 8) + string("llama")]
     pairs.append(string("tokens") + struct.pack("<IIQ", 9, 8, 2) + string("a") + string("b"))
     pairs += [string("llama." + k) + struct.pack("<II", 4, v) for k, v in numbers.items()]
-    sizes = {"token_embd.weight": 640, "blk.0.w": 128, **({} if tied else {"output.weight": 640})}
+    sizes = {"token_embd.weight": (640, 8), "blk.0.w": (64, 3), "blk.1.w": (64, 1), **({} if tied else {"output.weight": (640, 8)})}
     tensors, offset = [], 0
-    for name, size in sizes.items():
-        tensors.append(string(name) + struct.pack("<IQQIQ", 2, 16, size // 64, 0, offset))
+    for name, (size, kind) in sizes.items():
+        tensors.append(string(name) + struct.pack("<IQQIQ", 2, 16, size // 64, kind, offset))
         offset += size
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs)) + b"".join(pairs + tensors)
     return head + b"\0" * (-len(head) % 32) + b"\1" * offset
@@ -164,8 +170,10 @@ class Model(unittest.TestCase):
     def test_products_of_matrices_and_attention(self):
         for tied in (True, False):
             sizes = self.read(gguf(tied))
+            self.assertEqual(sizes.layer_macs, model.Macs(scaled=0, minima=16, floats=16))
+            self.assertEqual((sizes.head_macs, sizes.head_macs.total), (model.Macs(scaled=160), 160))
             # 2 layers × 4 heads × (4 + 4).
-            self.assertEqual((sizes.layer_macs, sizes.head_macs, sizes.attention_macs), (32, 160, 64))
+            self.assertEqual((sizes.attention_macs, sizes.layer_weights, sizes.key_length), (64, 128, 4))
 
     def test_every_truncated_header_is_an_error(self):
         whole = gguf(tied=True)
@@ -193,49 +201,97 @@ class Machine(unittest.TestCase):
 
 
 class Roof(unittest.TestCase):
-    sizes = model.ModelBytes("llama", 1000, 10, 100, 50, 4, 4, 1)
+    # 160 products of the layers, 90 with minima and 10 of floats; 50 of the output matrix.
+    sizes = model.ModelBytes("llama", 1000, 300, 10, model.Macs(60, 90, 10), model.Macs(scaled=50), 4, 4, 1, 64)
 
-    def needs(self, text, gen=64):
-        return roof.needs(self.sizes, cases.parse_case(text), gen)
+    def needs(self, case, gen=64):
+        return roof.needs(self.sizes, cases.parse_case(case) if isinstance(case, str) else case, gen)
+
+    def assert_needs(self, found, rows, size, scattered, macs):
+        """`macs`: products in the order of the kinds."""
+        names = ("rows", "bytes", "scattered_bytes", *(f"{kind}_macs" for kind in roof.KINDS))
+        self.assertEqual(found, dict(zip(names, (rows, size, scattered, *macs))))
 
     def test_bandwidth_between_measured_sizes(self):
         rates = {"read": [{"bytes": 1e8, "bytes_per_second": 20.0}, {"bytes": 1e6, "bytes_per_second": 60.0}]}
-        self.assertEqual(roof.bandwidth(rates, 1e5), 60.0)
-        self.assertAlmostEqual(roof.bandwidth(rates, 1e7), 40.0)
-        self.assertEqual(roof.bandwidth(rates, 1e9), 20.0)
-        self.assertIsNone(roof.bandwidth({}, 1e9))
+        self.assertEqual(roof.bandwidth(rates["read"], 1e5), 60.0)
+        self.assertAlmostEqual(roof.bandwidth(rates["read"], 1e7), 40.0)
+        self.assertEqual(roof.bandwidth(rates["read"], 1e9), 20.0)
+        self.assertIsNone(roof.bandwidth(None, 1e9))
 
     def test_work_of_a_step(self):
-        self.assertEqual(self.needs("decode:depth=8", 4), {"rows": 1, "bytes": 1100, "int8_macs": 150, "f32_macs": 40})
+        self.assert_needs(self.needs("decode:depth=8", 4), 1, 1100, 0, (0, 110, 90, 10 + 40))
         # The prompt is read once for all branches, attended by each.
-        branches = self.needs("branches:n=3,prompt=8,gen=4")
-        self.assertEqual(branches, {"rows": 3, "bytes": 1000 + 10 * (8 + 6), "int8_macs": 450, "f32_macs": 3 * 10 * 4})
+        self.assert_needs(self.needs("branches:n=3,prompt=8,gen=4"), 3, 1000 + 10 * (8 + 6), 0, (0, 330, 270, 30 + 3 * 10 * 4))
         # One row of logits; row i attends i positions.
-        self.assertEqual(self.needs("prefill:n=9"), {"rows": 9, "bytes": 1090, "int8_macs": 950, "f32_macs": 9 * 5 * 4})
-        score = self.needs("score:n=2,prompt=8,len=3")
-        self.assertEqual(score, {"rows": 6, "bytes": 1000 + 10 * 14, "int8_macs": 900, "f32_macs": 6 * 10 * 4})
+        self.assert_needs(self.needs("prefill:n=9"), 9, 1090, 0, (0, 9 * 60 + 50, 9 * 90, 90 + 9 * 5 * 4))
+        self.assert_needs(self.needs("score:n=2,prompt=8,len=3"), 6, 1000 + 10 * 14, 0, (0, 660, 540, 60 + 6 * 10 * 4))
 
     def test_work_of_a_step_that_may_lose_something(self):
         # 320 positions of 10 bytes; 5 and a scale of 4 when rounded, and then int8 products.
-        rounded = self.needs("decode:depth=320 kv=int8", 0)
-        self.assertEqual(rounded, {"rows": 1, "bytes": 1000 + 320 * 9, "int8_macs": 150 + 320 * 4, "f32_macs": 0})
+        self.assert_needs(self.needs("decode:depth=320 kv=int8", 0), 1, 1000 + 320 * 9, 0, (320 * 4, 110, 90, 10))
         # Two of four layers attend to everything, two to 4 pages of 16; there 20 summaries are read.
         window = self.needs("decode:depth=320 attention=window:4", 0)
-        self.assertEqual(window, {"rows": 1, "bytes": 1000 + 192 * 10, "int8_macs": 150, "f32_macs": 192 * 4})
+        self.assert_needs(window, 1, 1000 + 192 * 10, 0, (0, 110, 90, 10 + 192 * 4))
+        # Chosen pages lie scattered: 64 positions in two of four layers.
         sparse = self.needs("decode:depth=320 kv=int8 attention=sparse:4:0.95", 0)
-        self.assertEqual(sparse, {"rows": 1, "bytes": 1000 + 192 * 9 + 10 * 10, "int8_macs": 150 + 192 * 4, "f32_macs": 10 * 2})
-        # A budget beyond the context is all of it.
+        self.assert_needs(sparse, 1, 1000 + 192 * 9 + 10 * 10, 32 * 9, (192 * 4, 110, 90, 10 + 10 * 2))
+        # A budget beyond the context is all of it, in order.
         self.assertEqual(self.needs("decode:depth=16 attention=window:9", 0), self.needs("decode:depth=16", 0))
+        self.assertEqual(self.needs("decode:depth=16 attention=sparse:9", 0)["scattered_bytes"], 0)
+
+    def test_layers_of_int8_per_channel_are_a_byte_a_weight_without_scales_of_blocks(self):
+        channel = (("numerics", "int8-channel"),)
+        self.assert_needs(self.needs(cases.Case("decode", (8,), channel), 4), 1, 700 + 160 + 100, 0, (160, 50, 0, 40))
+        self.assert_needs(self.needs(cases.Case("prefill", (9,), channel)), 9, 700 + 160 + 90, 0, (9 * 160, 50, 0, 9 * 5 * 4))
+
+    def test_pieces_are_asked_for_where_pages_are_chosen(self):
+        def pieces(*texts):
+            return roof.pieces(self.sizes, [cases.parse_case(text) for text in texts], 0)
+
+        self.assertEqual(pieces("decode:depth=320 kv=int8", "decode:depth=320 attention=window:4", "prefill:n=9"), [])
+        self.assertEqual(pieces("decode:depth=320 attention=sparse:4", "decode:depth=320 kv=int8 attention=sparse:4"), [1024, 2048])
+        odd = dataclasses.replace(self.sizes, key_length=80)
+        self.assertEqual(roof.piece_of(odd, cases.parse_case("decode:depth=1 kv=int8")), 2048)
+        command = cases.roofs_command("inferc", 2, [5, 6], [1024])
+        self.assertEqual(command[5:-2], ["--bytes", "5", "--bytes", "6", "--pieces", "1024"])
 
     def test_the_longer_of_reading_and_arithmetic_binds(self):
         rates = {"read": [{"bytes": 1, "bytes_per_second": 1100.0}], "int8_macs_per_second": 300.0, "f32_macs_per_second": 400.0}
         limit = roof.roof_of(self.sizes, cases.parse_case("decode:depth=8"), rates, 4)
         self.assertEqual((limit["bound"], limit["tokens_per_second"]), ("reading", 1.0))
-        rates["int8_macs_per_second"] = 100.0
+        # Without rates of blocks that of products alone stands for them.
+        self.assertAlmostEqual(limit["arithmetic_seconds_per_step"], 200 / 300 + 50 / 400)
+        rates.update(int8_scaled_macs_per_second=110.0, int8_scaled_min_macs_per_second=90.0)
         limit = roof.roof_of(self.sizes, cases.parse_case("decode:depth=8"), rates, 4)
         self.assertEqual(limit["bound"], "arithmetic")
-        self.assertAlmostEqual(limit["tokens_per_second"], 1 / 1.6)
+        self.assertAlmostEqual(limit["tokens_per_second"], 1 / (1 + 1 + 50 / 400))
         self.assertIsNone(roof.roof_of(self.sizes, cases.parse_case("decode:depth=8"), {"read": []}, 4))
+
+
+    def test_chosen_pages_are_read_at_the_rate_of_their_pieces(self):
+        case = cases.parse_case("decode:depth=320 kv=int8 attention=sparse:4")
+        rates = {"read": [{"bytes": 1, "bytes_per_second": 100.0}], "int8_macs_per_second": 1e9, "f32_macs_per_second": 1e9}
+        size, chosen = 1000 + 192 * 9 + 10 * 10, 32 * 9
+        self.assertAlmostEqual(roof.roof_of(self.sizes, case, rates, 0)["reading_seconds_per_step"], size / 100)
+        rates["scattered"] = [{"bytes": 1, "piece": piece, "bytes_per_second": rate} for piece, rate in ((1024, 20.0), (2048, 30.0))]
+        limit = roof.roof_of(self.sizes, case, rates, 0)
+        self.assertAlmostEqual(limit["reading_seconds_per_step"], (size - chosen) / 100 + chosen / 20)
+        self.assertEqual((limit["scattered_bytes_per_step"], limit["scattered_bytes_per_second"]), (chosen, 20.0))
+
+    def test_the_median_of_several_measurements_counts(self):
+        def rates(factor, **more):
+            points = {"bytes": 8, "bytes_per_second": 10 * factor}
+            scattered = [{**points, "piece": piece} for piece in (64, 128)]
+            return {"int8_macs_per_second": factor, "f32_macs_per_second": factor, "read": [points], "scattered": scattered, **more}
+
+        middle = measure._median_rates([rates(1), None, rates(5), rates(2)])
+        self.assertEqual((middle["int8_macs_per_second"], middle["read"]), (2, [{"bytes": 8, "bytes_per_second": 20}]))
+        self.assertEqual([(p["piece"], p["bytes_per_second"]) for p in middle["scattered"]], [(64, 20), (128, 20)])
+        # A rate that one measurement lacks is not known.
+        self.assertNotIn("int8_scaled_macs_per_second", middle)
+        self.assertEqual(measure._median_rates([rates(1, int8_scaled_macs_per_second=3)])["int8_scaled_macs_per_second"], 3)
+        self.assertIsNone(measure._median_rates([None]))
 
 
 class Parsing(unittest.TestCase):
@@ -316,12 +372,12 @@ class WholeRun(StandIns):
         self.assertEqual(branches["ours_setting"], "prefix=cascade")
         self.assertEqual(len(branches["samples"]["ours"]["prefix=shared"]), 2)
         self.assertEqual([k["seconds_per_step"] for k in branches["profile"] if k["name"] == "attend"], [1 / 300])
-        # Depth 0 and 64 tokens: 32 positions of 64 bytes beside 768 bytes of weights, at a megabyte per second; 192 products
-        # at 2e5, and 32 positions of 64 products at 1e5 take longer.
+        # Depth 0 and 64 tokens: 32 positions of 64 bytes beside 768 bytes of weights, at a megabyte per second; 160 products with
+        # scales at 2e5, 16 with minima at 1.6e5, and 16 of floats and 32 positions of 64 products at 1e5 take longer.
         first = report["cases"][0]
         self.assertEqual(first["roof"]["bound"], "arithmetic")
         self.assertAlmostEqual(first["roof"]["reading_seconds_per_step"], (768 + 32 * 64) / 1e6)
-        seconds = 192 / 2e5 + 32 * 64 / 1e5
+        seconds = 160 / 2e5 + 16 / 1.6e5 + (16 + 32 * 64) / 1e5
         self.assertAlmostEqual(first["roof"]["tokens_per_second"], 1 / seconds)
         self.assertAlmostEqual(first["share_of_roof"]["ours"], 300 * seconds)
         self.assertTrue(all(r["roof"] for r in report["cases"]))
@@ -492,6 +548,26 @@ class Documents(StandIns):
         record["profile"] = [{"name": n, "seconds_per_step": t, "weight_bytes_per_step": 0} for n, t in times.items()]
         text = document._reason(row, record, 2)
         self.assertTrue(text.endswith("Kernel by kernel, in ms: matrices of the layers 3.0, attention 0.5."), text)
+
+    def test_a_roof_names_the_rates_that_it_is_made_of(self):
+        kinds = {"int8": (0, 9e11), "int8_scaled": (1e9, 7e11), "int8_scaled_min": (2e9, 6e11), "f32": (1e9, 2e11)}
+        limits = {"rows_per_step": 2, "bound": "arithmetic", "bytes_per_step": 6e7, "bytes_per_second": 3e10, "tokens_per_second": 9}
+        for kind, (macs, rate) in kinds.items():
+            limits.update({f"{kind}_macs_per_step": macs, f"{kind}_macs_per_second": rate})
+        limits.update(scattered_bytes_per_step=2e7, scattered_bytes_per_second=1e10)
+        expected = "computing 2000 million products a token at 700 (int8 with scales) and 600 (int8 with scales and minima) and 200 (f32) billion a second"
+        self.assertEqual(document._bound({"roof": limits}), expected)
+        rows = document._roofs([(suite.ROWS[0], {"roof": limits}, 2), (suite.ROWS[0], {"roof": None}, 2)]).splitlines()
+        self.assertEqual(rows[-1], "| SmolLM2 | decode, depth 0 | 2 | 30.0 (10.0) | 900 / 700 / 600 | 200 | 60 (20) | 2000 | 9 |")
+        limits["bound"] = "reading"
+        self.assertEqual(document._bound({"roof": limits}), "reading 60 MB a step at 30.0 GB/s, 20 MB of it scattered pages at 10.0 GB/s")
+        # A record made before scales and pages were told apart.
+        old = {k: v for k, v in limits.items() if not k.startswith(("int8_scaled", "scattered"))}
+        old.update(bound="arithmetic", int8_macs_per_step=3e9)
+        expected = "computing 2000 million products a token at 900 (int8) and 200 (f32) billion a second"
+        self.assertEqual(document._bound({"roof": old}), expected)
+        row = document._roofs([(suite.ROWS[0], {"roof": old}, 2)]).splitlines()[-1]
+        self.assertEqual(row, "| SmolLM2 | decode, depth 0 | 2 | 30.0 | 900 | 200 | 60 | 2000 | 9 |")
 
     def test_wrong_use_is_exit_code_2(self):
         for extra in (["--models", "gpt"], ["--cases", "x"], ["--threads", "0"], ["--threads", "a"], ["--write-only"], ["--threads", "999"]):

@@ -344,7 +344,8 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
     let machine = args.binding.machine(None, true)?;
     machine.runs_here()?;
     let isa = machine.target.isa;
-    let found = roofs::measure(machine.threads, isa, machine.backend, machine.cache.as_ref(), &args.bytes)?;
+    let found =
+        roofs::measure(machine.threads, isa, machine.backend, machine.cache.as_ref(), &args.bytes, &args.pieces)?;
     match args.format {
         Format::Json => print_json(json!({
             "threads": machine.threads, "isa": isa,
@@ -352,16 +353,33 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
             "read": found.read.iter().map(|r| json!({
                 "bytes": r.bytes, "bytes_per_second": r.best, "median_bytes_per_second": r.median,
             })).collect::<Vec<_>>(),
-            "int8_macs_per_second": found.int8_macs, "f32_macs_per_second": found.f32_macs,
+            "scattered": found.scattered.iter().map(|s| json!({
+                "bytes": s.read.bytes, "piece": s.piece,
+                "bytes_per_second": s.read.best, "median_bytes_per_second": s.read.median,
+            })).collect::<Vec<_>>(),
+            "int8_macs_per_second": found.int8_macs, "int8_scaled_macs_per_second": found.int8_scaled_macs,
+            "int8_scaled_min_macs_per_second": found.int8_scaled_min_macs, "f32_macs_per_second": found.f32_macs,
         })),
         Format::Text => {
             let mut out = format!("{} threads\n", machine.threads);
-            for r in &found.read {
+            let mut reading = |r: &roofs::Read, how: &str| {
                 let (size, best, median) = (r.bytes as f64 / 1e6, r.best / 1e9, r.median / 1e9);
-                out.push_str(&format!("reading {size:>8.1} MB {best:>10.1} GB/s best {median:>10.1} median\n"));
+                out.push_str(&format!("reading {size:>8.1} MB {best:>10.1} GB/s best {median:>10.1} median{how}\n"));
+            };
+            for r in &found.read {
+                reading(r, "");
             }
-            out.push_str(&format!("int8 products {:>14.1} G/s\n", found.int8_macs / 1e9));
-            out.push_str(&format!("f32 products  {:>14.1} G/s\n", found.f32_macs / 1e9));
+            for s in &found.scattered {
+                reading(&s.read, &format!(", scattered pieces of {} bytes", s.piece));
+            }
+            for (what, rate) in [
+                ("int8 products", found.int8_macs),
+                ("int8 products, scales", found.int8_scaled_macs),
+                ("int8 products, scales and minima", found.int8_scaled_min_macs),
+                ("f32 products", found.f32_macs),
+            ] {
+                out.push_str(&format!("{what:<34}{:>8.1} G/s\n", rate / 1e9));
+            }
             print(&out);
         }
     }

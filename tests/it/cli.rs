@@ -626,10 +626,14 @@ fn bench_grades_tasks_and_measures_kernels() {
     assert_eq!(rows.iter().map(|r| r["prefix"].as_str()).collect::<Vec<_>>(), [Some("shared"), Some("cascade")]);
     assert!(rows.iter().all(|r| r["tokens"] == 18), "{scored}");
     let roofs = ["bench", "--roofs", "--threads", "1", "--format", "json"];
-    let report = inferc(dir.path(), &[&roofs[..], &["--bytes", "2000000"]].concat()).code(0).json();
-    fields(&report, &["threads", "isa", "backend", "read", "int8_macs_per_second", "f32_macs_per_second"]);
+    let report = inferc(dir.path(), &[&roofs[..], &["--bytes", "2000000", "--pieces", "1024"]].concat()).code(0).json();
+    fields(&report, &["threads", "isa", "backend", "read", "scattered", "int8_macs_per_second", "f32_macs_per_second"]);
+    fields(&report, &["int8_scaled_macs_per_second", "int8_scaled_min_macs_per_second"]);
+    fields(&report["scattered"][0], &["bytes", "piece", "bytes_per_second", "median_bytes_per_second"]);
     assert!(report["read"][0]["bytes"].as_u64().is_some_and(|b| b >= 2_000_000));
     inferc(dir.path(), &[&roofs[..], &["--bytes", "5"]].concat()).code(2).says(&["--bytes 5"]);
+    let odd = ["--bytes", "2000000", "--pieces", "96"];
+    inferc(dir.path(), &[&roofs[..], &odd].concat()).code(2).says(&["--pieces 96"]);
     inferc(dir.path(), &[&kernels[..], &["--case", "decode:depth=5000"]].concat()).code(2).says(&["1024"]);
 }
 

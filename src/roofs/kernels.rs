@@ -1,0 +1,394 @@
+//! The kernels that `inferc bench --roofs` times, as Kernel IR: loops that read memory and loops of products.
+//!
+//! Takes shapes; returns kernels over `input` and `out`, with a `count` of iterations for the team. Every kernel sums what it
+//! computes into its thread's line of `out`, so that no compiler leaves anything out. Runs nothing.
+
+use ir::kernel::{Addr, Base, Bin, Kernel, Mem, Op, Param, ParamKind, Reg, ScalarMem, Shift, Split, Stmt, Ty, Un};
+
+/// Bytes of an iteration of the reading kernels that one thread takes at a time.
+pub(super) const PIECE: i64 = 64 << 10;
+/// Bytes that a step of the reading kernels loads at most.
+const STRIDE: i64 = 512;
+/// How many bytes ahead of their loads the reading kernels ask for lines; 0: leaves it to the CPU.
+pub(super) const AHEAD: [i64; 3] = [0, 4 << 10, 16 << 10];
+/// Shapes of the plain loops: operands read per step and operands kept, so that their product is the accumulators.
+const SHAPES: [(usize, usize); 4] = [(1, 3), (2, 3), (2, 6), (3, 4)];
+/// Shapes of the loops with scales: rows read, and kept the eight groups of four features that a block of weights has.
+const SCALED_SHAPES: [(usize, usize); 2] = [(4, 8), (8, 8)];
+/// Steps of an arithmetic loop in one call, and how many of a plain one are written out.
+pub(super) const STEPS: i64 = 8192;
+const WRITTEN_OUT: i64 = 4;
+/// Lines that the arithmetic loops walk over; as many follow, for operands kept and for a step's later operands.
+const LINES: i64 = 32;
+/// Lines of bytes, and of floats behind them: together they stay in the first cache.
+pub(super) const BYTE_LINES: i64 = 2 * LINES;
+
+/// A loop of products.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Arithmetic {
+    /// Products and sums, nothing beside them.
+    Plain(Factors),
+    /// Products of bytes as matrices in blocks of 32 features need them: every row's sum over a block becomes a float, times
+    /// the row's scale, times the weights' scales; `minima`: and the weights' minima times the row's sum are added.
+    Scaled {
+        /// Whether blocks have minima.
+        minima: bool,
+    },
+}
+
+/// What is multiplied.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Factors {
+    /// Unsigned by signed bytes.
+    Int8,
+    /// Floats of 32 bits, fused.
+    F32,
+}
+
+impl Arithmetic {
+    /// Every loop.
+    pub(super) const ALL: [Self; 4] = [
+        Self::Plain(Factors::Int8),
+        Self::Plain(Factors::F32),
+        Self::Scaled { minima: false },
+        Self::Scaled { minima: true },
+    ];
+
+    /// Operands read and kept, as pairs; a step multiplies each with each.
+    pub(super) fn shapes(self) -> &'static [(usize, usize)] {
+        match self {
+            Self::Plain(_) => &SHAPES,
+            Self::Scaled { .. } => &SCALED_SHAPES,
+        }
+    }
+
+    /// Name of the kernel of a shape.
+    pub(super) fn name(self, (read, kept): (usize, usize)) -> String {
+        let kind = match self {
+            Self::Plain(Factors::Int8) => "dot",
+            Self::Plain(Factors::F32) => "fma",
+            Self::Scaled { minima: false } => "scaled",
+            Self::Scaled { minima: true } => "scaled_min",
+        };
+        format!("roof_{kind}_{read}_{kept}")
+    }
+
+    /// Products of one operation.
+    pub(super) fn macs(self) -> i64 {
+        match self {
+            Self::Plain(Factors::F32) => 16,
+            Self::Plain(Factors::Int8) | Self::Scaled { .. } => 64,
+        }
+    }
+
+    /// On each of `count` threads: `STEPS` steps of `read × kept` operations. The operands read come from memory at every
+    /// step, as in a real kernel, and so that no compiler can take a product out of the loop.
+    pub(super) fn kernel(self, shape: (usize, usize)) -> Kernel {
+        match self {
+            Self::Plain(factors) => plain(self.name(shape), factors, shape),
+            Self::Scaled { minima } => scaled(self.name(shape), minima, shape),
+        }
+    }
+}
+
+impl Factors {
+    fn operand(self) -> Ty {
+        match self {
+            Self::Int8 => Ty::B64,
+            Self::F32 => Ty::VF32,
+        }
+    }
+
+    fn sum(self) -> Ty {
+        match self {
+            Self::Int8 => Ty::VI32,
+            Self::F32 => Ty::VF32,
+        }
+    }
+
+    /// Loads operand `line` of this kind.
+    fn load(self, index: Option<Reg>, line: i64) -> Op {
+        match self {
+            Self::Int8 => Op::LoadBytes(operand(index, line, 0)),
+            Self::F32 => Op::Load(Mem::F32, operand(index, BYTE_LINES + line, 0)),
+        }
+    }
+
+    fn product(self, acc: Reg, read: Reg, kept: Reg) -> Op {
+        match self {
+            Self::Int8 => Op::Dot4(acc, read, kept),
+            Self::F32 => Op::Fma(read, kept, acc),
+        }
+    }
+}
+
+/// Byte `byte` of a line of the operands.
+fn operand(index: Option<Reg>, line: i64, byte: i64) -> Addr {
+    Addr { base: Base::Param(0), index, offset: line * 64 + byte }
+}
+
+/// Name of the kernel that reads in the order of addresses.
+pub(super) fn reading_name(ahead: i64) -> String {
+    format!("roof_read_{ahead}")
+}
+
+/// Sums all words of `count` pieces, eight lines a step.
+pub(super) fn reading(ahead: i64) -> Kernel {
+    let mut k = Draft::default();
+    let mut body = Vec::new();
+    let count = k.put(&mut body, Ty::I64, Op::Param(2));
+    let piece = k.reg(Ty::I64);
+    let mut inner = Vec::new();
+    let sums: Vec<Reg> = (0..STRIDE / 64).map(|_| k.zero(&mut inner, Ty::VI32)).collect();
+    let size = k.int(&mut inner, PIECE);
+    let lo = k.put(&mut inner, Ty::I64, Op::Bin(Bin::Mul, piece, size));
+    let hi = k.put(&mut inner, Ty::I64, Op::Bin(Bin::Add, lo, size));
+    let var = k.reg(Ty::I64);
+    let mut step = Vec::new();
+    for (line, sum) in (0_i64..).zip(&sums) {
+        let at = |offset| Addr { base: Base::Param(0), index: Some(var), offset };
+        if ahead > 0 {
+            step.push(Stmt::Prefetch(at(line * 64 + ahead)));
+        }
+        let words = k.put(&mut step, Ty::VI32, Op::Load(Mem::I32, at(line * 64)));
+        step.push(Stmt::Let(*sum, Op::Bin(Bin::Add, *sum, words)));
+    }
+    inner.push(Stmt::For { var, lo, hi, step: STRIDE, body: step });
+    k.deliver(&mut inner, &sums, Ty::VI32);
+    body.push(Stmt::ParFor { var: piece, n: count, split: Split::Blocked, body: inner });
+    k.finish(reading_name(ahead), body)
+}
+
+/// The same distances in pieces of so many bytes, at least the next one: a single small piece ahead hides little of what its
+/// first line waits.
+pub(super) fn pieces_ahead(piece: i64) -> Vec<i64> {
+    let mut ahead: Vec<i64> = AHEAD.iter().map(|bytes| (bytes + piece - 1) / piece).collect();
+    ahead.dedup();
+    ahead
+}
+
+/// Name of the kernel that reads pieces in the order of a table.
+pub(super) fn scattered_name(piece: i64, ahead: i64) -> String {
+    format!("roof_scattered_{piece}_{ahead}")
+}
+
+/// Sums all words of `count · PIECE` bytes in pieces of `piece` bytes, a power of two. `table` has the pieces' numbers in the
+/// order of reading, 32 bits each, and behind them `ahead` numbers of any pieces.
+pub(super) fn scattered(piece: i64, ahead: i64) -> Kernel {
+    const NUMBER: i64 = 4;
+    let mut k = Draft::default();
+    let mut body = Vec::new();
+    let count = k.put(&mut body, Ty::I64, Op::Param(2));
+    let part = k.reg(Ty::I64);
+    let mut inner = Vec::new();
+    let stride = piece.min(STRIDE);
+    let sums: Vec<Reg> = (0..stride / 64).map(|_| k.zero(&mut inner, Ty::VI32)).collect();
+    let size = k.int(&mut inner, PIECE / piece * NUMBER);
+    let lo = k.put(&mut inner, Ty::I64, Op::Bin(Bin::Mul, part, size));
+    let hi = k.put(&mut inner, Ty::I64, Op::Bin(Bin::Add, lo, size));
+    let entry = k.reg(Ty::I64);
+    let mut of_piece = Vec::new();
+    let mut start_of = |k: &mut Draft, later: i64| {
+        let at = Addr { base: Base::Param(3), index: Some(entry), offset: later * NUMBER };
+        let number = k.put(&mut of_piece, Ty::I64, Op::LoadScalar(ScalarMem::I32, at));
+        k.put(&mut of_piece, Ty::I64, Op::Shift(Shift::Left, number, piece.trailing_zeros()))
+    };
+    let (start, next) = (start_of(&mut k, 0), start_of(&mut k, ahead));
+    let length = k.int(&mut of_piece, piece);
+    let end = k.put(&mut of_piece, Ty::I64, Op::Bin(Bin::Add, start, length));
+    let distance = k.put(&mut of_piece, Ty::I64, Op::Bin(Bin::Sub, next, start));
+    let var = k.reg(Ty::I64);
+    let mut step = Vec::new();
+    let later = k.put(&mut step, Ty::I64, Op::Bin(Bin::Add, var, distance));
+    for (line, sum) in (0_i64..).zip(&sums) {
+        let at = |index| Addr { base: Base::Param(0), index: Some(index), offset: line * 64 };
+        if ahead > 0 {
+            step.push(Stmt::Prefetch(at(later)));
+        }
+        let words = k.put(&mut step, Ty::VI32, Op::Load(Mem::I32, at(var)));
+        step.push(Stmt::Let(*sum, Op::Bin(Bin::Add, *sum, words)));
+    }
+    of_piece.push(Stmt::For { var, lo: start, hi: end, step: stride, body: step });
+    inner.push(Stmt::For { var: entry, lo, hi, step: NUMBER, body: of_piece });
+    k.deliver(&mut inner, &sums, Ty::VI32);
+    body.push(Stmt::ParFor { var: part, n: count, split: Split::Blocked, body: inner });
+    let mut kernel = k.finish(scattered_name(piece, ahead), body);
+    kernel.params.push(Param { name: "table".to_owned(), kind: ParamKind::Read });
+    kernel
+}
+
+/// Every operand read times every operand kept, each pair with an accumulator of its own.
+fn plain(name: String, factors: Factors, (read, kept): (usize, usize)) -> Kernel {
+    let mut k = Draft::default();
+    let mut inner = Vec::new();
+    let held: Vec<Reg> =
+        (LINES..).take(kept).map(|line| k.put(&mut inner, factors.operand(), factors.load(None, line))).collect();
+    let sums: Vec<Reg> = (0..read * kept).map(|_| k.zero(&mut inner, factors.sum())).collect();
+    let mut step = Steps::new(&mut k, &mut inner);
+    for turn in 0..WRITTEN_OUT {
+        for i in 0..read {
+            let line = turn + i64::try_from(i).unwrap_or(0) * WRITTEN_OUT;
+            let fresh = k.put(&mut step.body, factors.operand(), factors.load(Some(step.offset), line));
+            for (j, kept) in held.iter().enumerate() {
+                let sum = sums[i * held.len() + j];
+                step.body.push(Stmt::Let(sum, factors.product(sum, fresh, *kept)));
+            }
+        }
+    }
+    inner.push(step.by(WRITTEN_OUT));
+    k.on_every_thread(name, inner, &sums, factors.sum())
+}
+
+/// A step is a block of weights times `rows` rows: `groups` products of bytes for each row, the rows in turn so that neighbours
+/// belong to different chains, then what the scales need. A row has its bytes in a line of bytes, its scale and its sum in the
+/// line of floats with the same number.
+fn scaled(name: String, minima: bool, (rows, groups): (usize, usize)) -> Kernel {
+    let mut k = Draft::default();
+    let mut inner = Vec::new();
+    let held: Vec<Reg> =
+        (LINES..).take(groups).map(|line| k.put(&mut inner, Ty::B64, Factors::Int8.load(None, line))).collect();
+    let scale = k.put(&mut inner, Ty::VF32, Factors::F32.load(None, LINES));
+    let min = minima.then(|| k.put(&mut inner, Ty::VF32, Factors::F32.load(None, LINES + 1)));
+    let sums: Vec<Reg> = (0..rows).map(|_| k.zero(&mut inner, Ty::VF32)).collect();
+    let mut step = Steps::new(&mut k, &mut inner);
+    let (body, offset) = (&mut step.body, Some(step.offset));
+    let dots: Vec<Reg> = sums.iter().map(|_| k.zero(body, Ty::VI32)).collect();
+    for (byte, group) in (0_i64..).step_by(4).zip(&held) {
+        for (row, dot) in (0_i64..).zip(&dots) {
+            let bytes = k.put(body, Ty::B64, Op::LoadBytes4(operand(offset, row, byte)));
+            body.push(Stmt::Let(*dot, Op::Dot4(*dot, *group, bytes)));
+        }
+    }
+    for (row, (dot, sum)) in (BYTE_LINES..).zip(dots.iter().zip(&sums)) {
+        let dot = k.put(body, Ty::VF32, Op::Un(Un::ToFloat, *dot));
+        let of_row = k.put(body, Ty::VF32, Op::LoadSplat(operand(offset, row, 0)));
+        let dot = k.put(body, Ty::VF32, Op::Bin(Bin::Mul, dot, of_row));
+        body.push(Stmt::Let(*sum, Op::Fma(scale, dot, *sum)));
+        if let Some(min) = min {
+            let of_row = k.put(body, Ty::VF32, Op::LoadSplat(operand(offset, row, 4)));
+            body.push(Stmt::Let(*sum, Op::Fma(min, of_row, *sum)));
+        }
+    }
+    inner.push(step.by(1));
+    k.on_every_thread(name, inner, &sums, Ty::VF32)
+}
+
+/// The loop over `STEPS` steps, in the making.
+struct Steps {
+    lo: Reg,
+    hi: Reg,
+    var: Reg,
+    /// Byte offset of the step's first line.
+    offset: Reg,
+    body: Vec<Stmt>,
+}
+
+impl Steps {
+    fn new(k: &mut Draft, before: &mut Vec<Stmt>) -> Self {
+        let (lo, hi) = (k.int(before, 0), k.int(before, STEPS));
+        let mask = k.int(before, LINES - 1);
+        let var = k.reg(Ty::I64);
+        let mut body = Vec::new();
+        let line = k.put(&mut body, Ty::I64, Op::Bin(Bin::And, var, mask));
+        let offset = k.put(&mut body, Ty::I64, Op::Shift(Shift::Left, line, 6));
+        Self { lo, hi, var, offset, body }
+    }
+
+    /// The loop; its body has so many steps.
+    fn by(self, step: i64) -> Stmt {
+        Stmt::For { var: self.var, lo: self.lo, hi: self.hi, step, body: self.body }
+    }
+}
+
+/// A kernel in the making: registers and statements.
+#[derive(Default)]
+struct Draft {
+    regs: Vec<Ty>,
+}
+
+impl Draft {
+    fn reg(&mut self, ty: Ty) -> Reg {
+        self.regs.push(ty);
+        Reg(u32::try_from(self.regs.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// Assigns a fresh register.
+    fn put(&mut self, body: &mut Vec<Stmt>, ty: Ty, op: Op) -> Reg {
+        let reg = self.reg(ty);
+        body.push(Stmt::Let(reg, op));
+        reg
+    }
+
+    fn int(&mut self, body: &mut Vec<Stmt>, value: i64) -> Reg {
+        self.put(body, Ty::I64, Op::Int(value))
+    }
+
+    /// A vector of zeros.
+    fn zero(&mut self, body: &mut Vec<Stmt>, ty: Ty) -> Reg {
+        if ty == Ty::VF32 {
+            let zero = self.put(body, Ty::F32, Op::Float(0));
+            return self.put(body, ty, Op::Un(Un::SplatF, zero));
+        }
+        let zero = self.int(body, 0);
+        self.put(body, ty, Op::Un(Un::SplatI, zero))
+    }
+
+    /// Sums accumulators into this thread's line of the output, so that nothing computed is unused.
+    fn deliver(&mut self, body: &mut Vec<Stmt>, sums: &[Reg], ty: Ty) {
+        let mem = if ty == Ty::VF32 { Mem::F32 } else { Mem::I32 };
+        let thread = self.put(body, Ty::I64, Op::Tid);
+        let index = self.put(body, Ty::I64, Op::Shift(Shift::Left, thread, 6));
+        let at = Addr { base: Base::Param(1), index: Some(index), offset: 0 };
+        let mut total = self.put(body, ty, Op::Load(mem, at));
+        for sum in sums {
+            total = self.put(body, ty, Op::Bin(Bin::Add, total, *sum));
+        }
+        body.push(Stmt::Store(mem, at, total));
+    }
+
+    /// The kernel that does `inner` on each of `count` threads and delivers its sums.
+    fn on_every_thread(mut self, name: String, mut inner: Vec<Stmt>, sums: &[Reg], ty: Ty) -> Kernel {
+        let mut body = Vec::new();
+        let count = self.put(&mut body, Ty::I64, Op::Param(2));
+        let thread = self.reg(Ty::I64);
+        self.deliver(&mut inner, sums, ty);
+        body.push(Stmt::ParFor { var: thread, n: count, split: Split::Cyclic, body: inner });
+        self.finish(name, body)
+    }
+
+    fn finish(self, name: String, body: Vec<Stmt>) -> Kernel {
+        let param = |name: &str, kind| Param { name: name.to_owned(), kind };
+        let params =
+            vec![param("input", ParamKind::Read), param("out", ParamKind::Write), param("count", ParamKind::I64)];
+        Kernel { name, params, locals: Vec::new(), regs: self.regs, body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_well_formed_and_touch_only_their_buffers() {
+        for ahead in AHEAD {
+            assert_eq!(ir::kernel_check::kernel(&reading(ahead)), Ok(()));
+        }
+        for piece in [64, 256, 1024, PIECE] {
+            for ahead in pieces_ahead(piece) {
+                assert_eq!(ir::kernel_check::kernel(&scattered(piece, ahead)), Ok(()));
+            }
+        }
+        assert_eq!(
+            [pieces_ahead(64), pieces_ahead(8 << 10), pieces_ahead(PIECE)],
+            [vec![0, 64, 256], vec![0, 1, 2], vec![0, 1]]
+        );
+        for what in Arithmetic::ALL {
+            for shape in what.shapes() {
+                assert_eq!(ir::kernel_check::kernel(&what.kernel(*shape)), Ok(()));
+                // Highest line that a step reads, and the lines kept, lie inside the operands.
+                let (read, kept) = (i64::try_from(shape.0).expect("small"), i64::try_from(shape.1).expect("small"));
+                assert!(LINES - 1 + WRITTEN_OUT * read < BYTE_LINES && LINES + kept <= BYTE_LINES);
+            }
+        }
+    }
+}
