@@ -28,8 +28,12 @@ const TURN: f64 = 16.0;
 const TEXT: f64 = 32.0;
 /// Seconds to start a wave: forks, sampling state, the first look at the rules.
 const WAVE_SECONDS: f64 = 20e-6;
-/// Stretches of a wave that are priced one by one.
+/// Stretches of a wave after its first end that are priced one by one.
 const STRETCHES: u32 = 16;
+/// Lengths of the samples of one prompt are taken as even between `mean × (1 - SPREAD)` and `mean × (1 + SPREAD)`, less
+/// where `max` leaves less room. Even lengths have a standard deviation of `SPREAD / √3` means: 0.36, the median of what was
+/// measured ("What an estimate assumes" in docs/COST_MODEL.md).
+const SPREAD: f64 = 0.62;
 /// Share of the memory left by the weights that KV may take; the rest is workspace.
 const KV_SHARE: f64 = 0.9;
 
@@ -243,12 +247,17 @@ impl<'a> World<'a> {
         (max * self.options.assumptions.length_share).max(1.0)
     }
 
-    /// Steps that `width` sequences take together and how many of them are alive on average. Lengths are taken as even
-    /// between 0 and twice their mean, cut off at `max`: the longest of `w` has `2w / (w + 1)` means.
+    /// Half the width of the lengths of a site's sequences around their mean, as a share of it: [`SPREAD`], or less where
+    /// `max` leaves less room.
+    fn spread(&self, max: f64) -> f64 {
+        SPREAD.min(max / self.mean_tokens(max) - 1.0).max(0.0)
+    }
+
+    /// Steps that `width` sequences take together, to the end of the longest, and how many of them are alive on average.
     fn wave_shape(&self, width: f64, max: f64) -> (f64, f64) {
-        let mean = self.mean_tokens(max);
-        let steps = (mean * 2.0 * width / (width + 1.0)).min(max).max(1.0);
-        (steps, (width * mean / steps).clamp(1.0, width.max(1.0)))
+        let width = width.max(1.0);
+        let share = 1.0 + self.spread(max) * (width - 1.0) / (width + 1.0);
+        (self.mean_tokens(max) * share, width / share)
     }
 
     /// Chance that no rule has stopped a site after `k` of `n` sequences: geometric, `stop_chance` by half of them.
@@ -281,25 +290,29 @@ impl<'a> World<'a> {
         Some((time.times(site.times), tokens * site.times, wave.memory))
     }
 
-    /// A wave that no rule stops: its sequences end one after the other at equal distances, and a row has two thirds of
-    /// the mean length of keys behind it, whatever the wave.
+    /// A wave that no rule stops: all its sequences run until the shortest ends, then they end one after the other at equal
+    /// distances; a row has the mean number of keys behind it, whatever the wave.
     fn whole_wave(&self, index: usize, width: u32, mode: PrefixMode) -> Option<Wave> {
         let site = &self.facts.sites[index];
         let roofline = self.roofline(site)?;
         let Kind::Generate { live, max, branches, .. } = site.kind else { return None };
         let width = if branches { live.round() } else { f64::from(width) }.max(1.0);
-        let (steps, average) = self.wave_shape(width, max);
-        let keys = (self.mean_tokens(max) * 2.0 / 3.0).min(max / 2.0);
-        // Sequences that end before the last step: all but one, fewer where `max` cuts many off at once.
-        let ending = if width > 1.0 { 2.0 * (width - average) / (width - 1.0) } else { 0.0 };
-        let prompt = self.contexts[index];
-        let parts = width.min(f64::from(STRETCHES));
-        let mut stretches = Vec::new();
-        for i in 0..parts as u32 {
-            let ended = ending * (width * (f64::from(i) + 0.5) / parts - 0.5).max(0.0);
-            let alive = (width - ended).max(1.0);
+        let (mean, spread, prompt) = (self.mean_tokens(max), self.spread(max), self.contexts[index]);
+        let keys = mean * (1.0 + spread * spread / 3.0) / 2.0;
+        let stretch = |steps: f64, ended: f64| {
+            let alive = width - ended;
             let step = physical::prefix_step(roofline, alive, prompt, keys, mode)?;
-            stretches.push(Stretch { time: step.times(steps / parts), tokens: alive * steps / parts, ended });
+            Some(Stretch { time: step.times(steps), tokens: alive * steps, ended })
+        };
+        let gap = 2.0 * spread * mean / (width + 1.0);
+        let shortest = mean * (1.0 - spread) + gap;
+        let mut stretches = vec![stretch(shortest, 0.0)?];
+        // Gaps between two ends, as many in each part.
+        let gaps = width - 1.0;
+        let parts = gaps.min(f64::from(STRETCHES));
+        for i in 0..parts as u32 {
+            let ended = (f64::from(i) + 0.5) * gaps / parts + 0.5;
+            stretches.push(stretch(gap * gaps / parts, ended)?);
         }
         let (prompts, mut start) = match mode {
             PrefixMode::Copied => (width, physical::copies(roofline, width, prompt)),

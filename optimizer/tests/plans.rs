@@ -6,6 +6,7 @@ use inferc_optimizer as optimizer;
 
 use ir::plan::{Plan, PrefixMode, ScoreMode, SitePlan};
 use ir::schedule::{Attention, Numerics};
+use ir::target::Target;
 use optimizer::lossy::Forced;
 use optimizer::{ASSUMPTIONS, Options, PlanError};
 use plan_setup::{lawful, models, options, plan, reference, strategies, strategy};
@@ -140,6 +141,32 @@ fn waves_follow_the_chance_of_an_early_stop() {
     assert!(waves(0.0, 10e9).is_empty(), "without a chance to stop all run at once");
     assert!(waves(0.95, 10e9).len() > 1, "where arithmetic is dear and the first samples settle it, the rest waits");
     assert!(waves(0.95, 200e12).is_empty(), "where rows are free the shortest of all samples settle it soonest");
+}
+
+#[test]
+fn where_all_samples_end_together_only_waves_are_saved() {
+    // Lengths hardly differ, so that a stop of one wave comes when nothing is left to cancel.
+    let waves = |flops| {
+        let options = Options { assumptions: ir::plan::Assumptions { length_share: 0.99, ..ASSUMPTIONS }, ..options() };
+        let plan = lawful(&strategy(EARLY), &Target { flops, ..reference() }, &options);
+        let Some(SitePlan::Generate { waves, .. }) = plan.sites.first() else { panic!("a generation") };
+        waves.clone()
+    };
+    assert!(waves(10e9).len() > 1, "half the rows take little more than half the time");
+    assert!(waves(200e12).is_empty(), "a step takes the same time whatever its rows");
+}
+
+#[test]
+fn samples_have_their_mean_length_where_nothing_stops() {
+    for n in [1, 2, 7, 16, 17, 18, 40, 64] {
+        let source = EARLY.replace("n: 16", &format!("n: {n}")).replace("max: 1000tok", "max: 100tok");
+        for length_share in [0.05, 0.5, 0.8, 1.0] {
+            let assumptions = ir::plan::Assumptions { length_share, stop_chance: 0.0, ..ASSUMPTIONS };
+            let plan = lawful(&strategy(&source), &reference(), &Options { assumptions, ..options() });
+            let (tokens, mean) = (operator(&plan, "decode").cost.tokens, 100.0 * length_share);
+            assert!((tokens - f64::from(n) * mean).abs() < 1e-6 * tokens, "{n} of {mean}: {tokens}");
+        }
+    }
 }
 
 #[test]
