@@ -193,7 +193,7 @@ def _bound(record):
     macs = _macs(roof)
     each = sum(macs.values()) / roof["rows_per_step"] / 1e6
     rates = [f"{roof[f'{kind}_macs_per_second'] / 1e9:.0f} ({_KINDS_OF_PRODUCTS[kind]})" for kind in KINDS if macs[kind]]
-    return f"computing {each:.0f} million products a token at {' and '.join(rates)} billion a second"
+    return f"computing {each:.0f} million products a token at {', '.join(rates)} billion a second"
 
 
 def _place(row, threads):

@@ -555,7 +555,7 @@ class Documents(StandIns):
         for kind, (macs, rate) in kinds.items():
             limits.update({f"{kind}_macs_per_step": macs, f"{kind}_macs_per_second": rate})
         limits.update(scattered_bytes_per_step=2e7, scattered_bytes_per_second=1e10)
-        expected = "computing 2000 million products a token at 700 (int8 with scales) and 600 (int8 with scales and minima) and 200 (f32) billion a second"
+        expected = "computing 2000 million products a token at 700 (int8 with scales), 600 (int8 with scales and minima), 200 (f32) billion a second"
         self.assertEqual(document._bound({"roof": limits}), expected)
         rows = document._roofs([(suite.ROWS[0], {"roof": limits}, 2), (suite.ROWS[0], {"roof": None}, 2)]).splitlines()
         self.assertEqual(rows[-1], "| SmolLM2 | decode, depth 0 | 2 | 30.0 (10.0) | 900 / 700 / 600 | 200 | 60 (20) | 2000 | 9 |")
@@ -564,7 +564,7 @@ class Documents(StandIns):
         # A record made before scales and pages were told apart.
         old = {k: v for k, v in limits.items() if not k.startswith(("int8_scaled", "scattered"))}
         old.update(bound="arithmetic", int8_macs_per_step=3e9)
-        expected = "computing 2000 million products a token at 900 (int8) and 200 (f32) billion a second"
+        expected = "computing 2000 million products a token at 900 (int8), 200 (f32) billion a second"
         self.assertEqual(document._bound({"roof": old}), expected)
         row = document._roofs([(suite.ROWS[0], {"roof": old}, 2)]).splitlines()[-1]
         self.assertEqual(row, "| SmolLM2 | decode, depth 0 | 2 | 30.0 | 900 | 200 | 60 | 2000 | 9 |")
