@@ -172,6 +172,8 @@ def _reasons(good):
         parts.append("No target is missed.")
     if wished:
         parts += ["Met, but short of the stretch:", "\n".join(wished)]
+    if missed or wished:
+        parts.append("What was found when the larger gaps were looked into by hand: [limits.md](limits.md).")
     return parts
 
 
@@ -218,7 +220,7 @@ def _parts(record):
     parts = f"reading takes at least {1e3 * roof['reading_seconds_per_step']:.1f} ms and arithmetic {1e3 * roof['arithmetic_seconds_per_step']:.1f} ms"
     spent = ", ".join(f"{name} {1e3 * took:.1f}" for name, took, _ in _spent(record) if took >= 0.02 * step)
     by_kernel = f" Kernel by kernel, in ms: {spent}." if spent else ""
-    return f"Of a step's {1e3 * step:.1f} ms {parts}; they overlap in part only.{by_kernel}"
+    return f"Of a step's {1e3 * step:.1f} ms {parts}; the roof counts the longer only.{by_kernel}"
 
 
 # Kernels by what their names begin with, as the table of profiles has them.
