@@ -17,17 +17,33 @@ use ir::schedule::KvFormat;
 /// Bytes of one query's scores of a page. A page's scores of all queries taken together follow each other, so that the sum
 /// over values reads them as one stream.
 pub(super) const SCORE_BYTES: i64 = 4 * PAGE as i64;
-/// Bytes of one query's `m, l` in the local.
-const ML_BYTES: i64 = 8;
+/// A query's place in the local of the softmax, in bytes.
+mod softmax {
+    /// Sum of the weights so far, by lanes.
+    pub(super) const L: i64 = 0;
+    /// Maximum.
+    pub(super) const M: i64 = 64;
+    /// What scores are counted from: the maximum, or 0 where nothing is seen.
+    pub(super) const FROM: i64 = 68;
+    pub(super) const BYTES: i64 = 128;
+}
 /// Queries that are accumulated together: with an element of keys or values and a spare they fill the 32 registers.
 pub(super) const QUERIES: i64 = 28;
-/// From so many queries on one vector of keys or values is enough to keep the adders busy. Then each query's factor is
-/// used once and comes with the product, from memory: an instruction less than if it were loaded for several vectors.
-const MANY: usize = 8;
-/// Accumulators of the weighted sum of values of fewer queries: with the values beside them they still fit.
-const SUMS: i64 = 24;
+/// Chains of sums that keep the units busy.
+const CHAINS: i64 = 5;
+/// Accumulators of a weighted sum of values: with the values beside them they still fit.
+const SUMS: i64 = 28;
 /// Bytes between a read of keys or values and its prefetch.
 const AHEAD: i64 = 8192;
+
+/// How many vectors of keys or values are taken together, a power of two, so that `queries` of them keep the units busy.
+///
+/// Where it is more than one, each vector has factors of its own at an address of their own. A factor that is used once
+/// comes with its product, from memory; one that is loaded for several products takes a place beside the conversions of
+/// keys and values, which costs more than the copies do (a third of the scores' time of three queries on Zen 4).
+pub(super) fn together(queries: i64) -> i64 {
+    [1, 2, 4].into_iter().find(|vectors| queries * vectors >= CHAINS).unwrap_or(4)
+}
 
 /// A running state of one row and head.
 pub(super) struct State {
@@ -120,7 +136,10 @@ pub(super) struct Attend<'a> {
     partials: Place,
     /// Scores, then weights.
     pub(super) scores: Place,
-    ml: Place,
+    /// Of each query what [`softmax`] says.
+    softmax: Place,
+    /// Copies of queries, for pages that are taken together.
+    copies: Place,
     /// One state at a time is assembled here: `o`, `m`, `l` of each query.
     pub(super) outs: Place,
     /// Queries in bytes, over int8.
@@ -174,8 +193,9 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64, trimmed: bool) -
         keys: b.read("keys", Slot::Keys),
         values: b.read("values", Slot::Values),
         partials: b.write_buf("partials", Buf::Partials),
-        scores: b.local("scores", GROUP as i64 * queries * SCORE_BYTES),
-        ml: b.local("ml", queries * ML_BYTES),
+        scores: b.local("scores", GROUP as i64 * queries.max(2 * CHAINS) * SCORE_BYTES),
+        softmax: b.local("softmax", queries * softmax::BYTES),
+        copies: b.local("copies", 2 * CHAINS * 4 * dims.head_dim),
         outs: b.local("outs", queries * dims.head_partial_bytes()),
         rounded,
     };
@@ -270,7 +290,7 @@ impl Attend<'_> {
         match self.rounded {
             None => {
                 self.scores(b, c, &limits, pages);
-                self.weights(b, c, pages);
+                self.most(b, c, pages);
                 self.sums(b, c, pages, next);
             }
             Some(rounded) => {
@@ -279,7 +299,7 @@ impl Attend<'_> {
                     rounded.round(b, self.dims, self.query, (c.row, count), c.head);
                 }
                 self.byte_scores(b, c, rounded, &limits, pages);
-                self.weights(b, c, pages);
+                self.most(b, c, pages);
                 self.byte_sums(b, c, pages, next);
             }
         }
@@ -372,9 +392,20 @@ impl Attend<'_> {
         all.chunks(all.len().div_ceil(all.len().div_ceil(most as usize))).map(<[i64]>::to_vec).collect()
     }
 
+    /// Copies of a page's weights: one for each vector of its values that is taken together.
+    fn copies(&self, c: &Chunk) -> i64 {
+        let vectors = self.dims.head_dim / 16;
+        if self.rounded.is_some() { 1 } else { together(self.queries(c)).min(vectors) }
+    }
+
+    /// Bytes of a page's scores, and of one of the copies of its weights.
+    fn copy_bytes(&self, c: &Chunk) -> i64 {
+        self.queries(c) * SCORE_BYTES
+    }
+
     /// Byte of the scores of page `page` of the chunk.
     pub(super) fn scores_of(&self, b: &mut Build, c: &Chunk, page: Int) -> Int {
-        b.mul_const(page, self.queries(c) * SCORE_BYTES)
+        b.mul_const(page, self.copies(c) * self.copy_bytes(c))
     }
 
     /// Scores of all queries, −∞ where a row does not see the key.
@@ -383,30 +414,37 @@ impl Attend<'_> {
         let dims = self.dims;
         let base = b.mul_const(c.row, dims.query_bytes());
         let base = b.scale_add(c.head, dims.group() * 4 * dims.head_dim, base);
+        let query = |q: i64| q / dims.group() * dims.query_bytes() + q % dims.group() * 4 * dims.head_dim;
         let page_row = dims.kv_bytes() * PAGE as i64;
         for (block, queries) in self.blocks_of_queries(c, QUERIES).into_iter().enumerate() {
             let prefetch = block == 0;
-            // Few queries leave room to take two pages at once; the second may be the first again, behind all limits.
-            let wide: i64 = if queries.len() < MANY { 2 } else { 1 };
+            // One behind the last may be the last again, behind all limits.
+            let wide = together(queries.len() as i64);
+            let copy = |i: i64, j: i64| ((j - 1) * queries.len() as i64 + i) * 4 * dims.head_dim;
+            for (i, &q) in (0..).zip(&queries) {
+                for t in (0..4 * dims.head_dim).step_by(64).take_while(|_| wide > 1) {
+                    let x = b.load(Mem::F32, self.query.at(base, query(q) + t));
+                    for j in 1..wide {
+                        b.store(Mem::F32, self.copies.fixed(copy(i, j) + t), x);
+                    }
+                }
+            }
             let zero = b.int(0);
             b.for_(zero, pages, wide, |b, page| {
                 let last = b.add_const(pages, -1);
-                let keys: Vec<Int> = (0..wide)
-                    .map(|i| {
-                        let p = b.add_const(page, i);
+                let numbers: Vec<Int> = (0..wide).map(|j| b.add_const(page, j)).collect();
+                let keys: Vec<Int> = numbers
+                    .iter()
+                    .map(|&p| {
                         let p = b.min(p, last);
                         self.page(b, c, p)
                     })
                     .collect();
-                let soon: Vec<Int> = (0..wide)
-                    .filter(|_| prefetch)
-                    .map(|i| {
-                        let p = b.add_const(page, i);
-                        self.behind_keys(b, c, p, pages)
-                    })
-                    .collect();
+                let soon: Vec<Int> =
+                    numbers.iter().filter(|_| prefetch).map(|&p| self.behind_keys(b, c, p, pages)).collect();
                 let none = b.vf(0.0);
-                let sums: Vec<Var<Vf>> = (0..queries.len() as i64 * wide).map(|_| b.var(none)).collect();
+                let sums: Vec<Vec<Var<Vf>>> =
+                    (0..wide).map(|_| queries.iter().map(|_| b.var(none)).collect()).collect();
                 b.for_to(4 * dims.head_dim, 4 * UNROLL, |b, d| {
                     let q_at = b.add(base, d);
                     let k_at: Vec<Int> = keys.iter().map(|&k| b.scale_add(d, page_row / 4, k)).collect();
@@ -417,25 +455,22 @@ impl Attend<'_> {
                         }
                     }
                     for step in 0..UNROLL {
-                        let k: Vec<Vf> =
-                            k_at.iter().map(|&k| b.load(Mem::F16, self.keys.at(k, step * page_row))).collect();
-                        for (i, &q) in queries.iter().enumerate() {
-                            let (r, g) = (q / dims.group(), q % dims.group());
-                            let offset = r * dims.query_bytes() + 4 * (g * dims.head_dim + step);
-                            let x = b.load_splat(self.query.at(q_at, offset));
-                            for (j, &k) in k.iter().enumerate() {
-                                let sum = sums[i * wide as usize + j];
+                        for (j, (&k, sums)) in (0..).zip(k_at.iter().zip(&sums)) {
+                            let k = b.load(Mem::F16, self.keys.at(k, step * page_row));
+                            for (i, (&q, &sum)) in (0..).zip(queries.iter().zip(sums)) {
+                                let x = match j {
+                                    0 => b.load_splat(self.query.at(q_at, query(q) + 4 * step)),
+                                    _ => b.load_splat(self.copies.at(d, copy(i, j) + 4 * step)),
+                                };
                                 let next = b.fma(x, k, sum.now());
                                 b.set(sum, next);
                             }
                         }
                     }
                 });
-                for j in 0..wide {
-                    let p = b.add_const(page, j);
-                    let scores: Vec<Vf> =
-                        sums.iter().skip(j as usize).step_by(wide as usize).map(|s| s.now()).collect();
-                    self.store_scores(b, c, limits, p, &queries, &scores);
+                for (&page, sums) in numbers.iter().zip(&sums) {
+                    let scores: Vec<Vf> = sums.iter().map(|sum| sum.now()).collect();
+                    self.store_scores(b, c, limits, page, &queries, &scores);
                 }
             });
         }
@@ -464,15 +499,15 @@ impl Attend<'_> {
         }
     }
 
-    /// `m`, then scores become weights, and `l`; for int8 the weights are rounded.
-    fn weights(&self, b: &mut Build, c: &Chunk, pages: Int) {
+    /// Each query's `m`, and its `l` at none.
+    fn most(&self, b: &mut Build, c: &Chunk, pages: Int) {
         let bytes = self.scores_of(b, c, pages);
-        let page_bytes = self.queries(c) * SCORE_BYTES;
+        let page_bytes = self.copies(c) * self.copy_bytes(c);
         b.for_to(self.queries(c), 1, |b, query| {
             let base = b.mul_const(query, SCORE_BYTES);
             let zero = b.int(0);
             let (nothing, none) = (b.vf(f32::NEG_INFINITY), b.vf(0.0));
-            let (most, sum) = (b.var(nothing), b.var(none));
+            let most = b.var(nothing);
             b.for_(zero, bytes, page_bytes, |b, at| {
                 let at = b.add(base, at);
                 let x = b.load(Mem::F32, self.scores.at(at, 0));
@@ -483,23 +518,36 @@ impl Attend<'_> {
             // With nothing seen, −∞ − 0 keeps every weight at 0 where −∞ − −∞ would be NaN.
             let (infinite, nought) = (b.flt(f32::NEG_INFINITY), b.flt(0.0));
             let from = b.select(Cmp::Eq, m, infinite, nought, m);
-            let from = b.splat(from);
-            b.for_(zero, pages, 1, |b, page| {
-                let at = b.scale_add(page, page_bytes, base);
-                let x = b.load(Mem::F32, self.scores.at(at, 0));
-                let x = b.sub(x, from);
-                let w = exp(b, x);
-                let next = b.add(sum.now(), w);
-                b.set(sum, next);
-                match self.rounded {
-                    None => b.store(Mem::F32, self.scores.at(at, 0), w),
-                    Some(_) => self.round_weights(b, c, page, at, w),
+            let at = b.mul_const(query, softmax::BYTES);
+            b.store(Mem::F32, self.softmax.at(at, softmax::L), none);
+            b.store_f32(self.softmax.at(at, softmax::M), m);
+            b.store_f32(self.softmax.at(at, softmax::FROM), from);
+        });
+    }
+
+    /// Scores of page `page` become weights, for int8 rounded, and are added to `l`. A page at a time, between sums over
+    /// values: memory is asked for what comes next all the while.
+    pub(super) fn weigh(&self, b: &mut Build, c: &Chunk, queries: &[i64], page: Int) {
+        let base = self.scores_of(b, c, page);
+        let (first, end) = (b.int(queries[0]), b.int(queries[0] + queries.len() as i64));
+        b.for_(first, end, 1, |b, query| {
+            let at = b.scale_add(query, SCORE_BYTES, base);
+            let of = b.mul_const(query, softmax::BYTES);
+            let from = b.load_splat(self.softmax.at(of, softmax::FROM));
+            let x = b.load(Mem::F32, self.scores.at(at, 0));
+            let x = b.sub(x, from);
+            let w = exp(b, x);
+            let l = b.load(Mem::F32, self.softmax.at(of, softmax::L));
+            let l = b.add(l, w);
+            b.store(Mem::F32, self.softmax.at(of, softmax::L), l);
+            match self.rounded {
+                None => {
+                    for copy in 0..self.copies(c) {
+                        b.store(Mem::F32, self.scores.at(at, copy * self.copy_bytes(c)), w);
+                    }
                 }
-            });
-            let l = b.sum_lanes(sum.now());
-            let at = b.mul_const(query, ML_BYTES);
-            b.store_f32(self.ml.at(at, 0), m);
-            b.store_f32(self.ml.at(at, 4), l);
+                Some(_) => self.round_weights(b, c, page, at, w),
+            }
         });
     }
 
@@ -509,50 +557,54 @@ impl Attend<'_> {
         let dims = self.dims;
         let vectors = dims.head_dim / 16;
         let row_bytes = dims.kv_bytes() * dims.head_dim;
+        let together = self.copies(c);
         for (block, queries) in self.blocks_of_queries(c, QUERIES).into_iter().enumerate() {
             let fits = |n: i64| vectors % n == 0 && n * queries.len() as i64 <= SUMS;
-            let most = if queries.len() < MANY { vectors } else { 1 };
-            let wide = (1..=most).rev().find(|&n| fits(n)).unwrap_or(1);
+            let wide = (1..=vectors).rev().find(|&n| fits(n)).unwrap_or(1);
             for first in (0..vectors).step_by(wide as usize) {
                 let none = b.vf(0.0);
-                let sums: Vec<Var<Vf>> = (0..queries.len() as i64 * wide).map(|_| b.var(none)).collect();
+                let sums: Vec<Vec<Var<Vf>>> =
+                    (0..wide).map(|_| queries.iter().map(|_| b.var(none)).collect()).collect();
                 let zero = b.int(0);
                 b.for_(zero, pages, 1, |b, page| {
                     let values = self.page(b, c, page);
                     let soon = (block == 0 && first == 0).then(|| self.behind_values(b, c, page, pages, next));
+                    if first == 0 {
+                        self.weigh(b, c, &queries, page);
+                    }
                     let weights = self.scores_of(b, c, page);
-                    b.for_to(PAGE as i64, UNROLL, |b, key| {
-                        if let Some(soon) = soon {
-                            let soon = b.scale_add(key, row_bytes, soon);
-                            for line in (0..UNROLL * row_bytes).step_by(64) {
-                                b.prefetch(self.keys.at(soon, line));
-                            }
-                        }
-                        let v_at = b.scale_add(key, row_bytes, values);
-                        let w_at = b.scale_add(key, 4, weights);
-                        for step in 0..UNROLL {
-                            let v: Vec<Vf> = (0..wide)
-                                .map(|i| {
-                                    let offset = step * row_bytes + 16 * dims.kv_bytes() * (first + i);
-                                    b.load(Mem::F16, self.values.at(v_at, offset))
-                                })
-                                .collect();
-                            for (i, &q) in queries.iter().enumerate() {
-                                let w = b.load_splat(self.scores.at(w_at, q * SCORE_BYTES + 4 * step));
-                                for (j, &v) in v.iter().enumerate() {
-                                    let sum = sums[i * wide as usize + j];
-                                    let next = b.fma(w, v, sum.now());
-                                    b.set(sum, next);
+                    let parts = sums.chunks(together as usize);
+                    let count = parts.len();
+                    for (part, sums) in (0..).zip(parts) {
+                        b.for_to(PAGE as i64, UNROLL, |b, key| {
+                            if let Some(soon) = soon {
+                                let soon = b.scale_add(key, row_bytes, soon);
+                                for line in (64 * part..UNROLL * row_bytes).step_by(64 * count) {
+                                    b.prefetch(self.keys.at(soon, line));
                                 }
                             }
-                        }
-                    });
+                            let v_at = b.scale_add(key, row_bytes, values);
+                            let w_at = b.scale_add(key, 4, weights);
+                            for step in 0..UNROLL {
+                                for (copy, sums) in (0..).zip(sums) {
+                                    let vector = first + part * together + copy;
+                                    let offset = step * row_bytes + 16 * dims.kv_bytes() * vector;
+                                    let v = b.load(Mem::F16, self.values.at(v_at, offset));
+                                    for (&q, &sum) in queries.iter().zip(sums) {
+                                        let at = copy * self.copy_bytes(c) + q * SCORE_BYTES + 4 * step;
+                                        let w = b.load_splat(self.scores.at(w_at, at));
+                                        let next = b.fma(w, v, sum.now());
+                                        b.set(sum, next);
+                                    }
+                                }
+                            }
+                        });
+                    }
                 });
                 let base = b.int(0);
-                for (i, &q) in queries.iter().enumerate() {
-                    for j in 0..wide {
-                        let at = q * dims.head_partial_bytes() + 64 * (first + j);
-                        b.store(Mem::F32, self.outs.at(base, at), sums[i * wide as usize + j as usize].now());
+                for (vector, sums) in (first..).zip(&sums) {
+                    for (&q, sum) in queries.iter().zip(sums) {
+                        b.store(Mem::F32, self.outs.at(base, q * dims.head_partial_bytes() + 64 * vector), sum.now());
                     }
                 }
             }
@@ -571,8 +623,10 @@ impl Attend<'_> {
                 let to = b.scale_add(g, dims.head_partial_bytes(), base);
                 let query = b.add_const(g, r * dims.group());
                 let from = b.mul_const(query, dims.head_partial_bytes());
-                let ml = b.mul_const(query, ML_BYTES);
-                let (m, l) = (b.load_f32(self.ml.at(ml, 0)), b.load_f32(self.ml.at(ml, 4)));
+                let of = b.mul_const(query, softmax::BYTES);
+                let m = b.load_f32(self.softmax.at(of, softmax::M));
+                let l = b.load(Mem::F32, self.softmax.at(of, softmax::L));
+                let l = b.sum_lanes(l);
                 b.store_f32(self.outs.at(from, 4 * dims.head_dim), m);
                 b.store_f32(self.outs.at(from, 4 * dims.head_dim + 4), l);
                 b.if_else(

@@ -10,7 +10,7 @@
 //! not depend on how many queries, pages or vectors are taken together.
 
 use super::Dims;
-use super::attend::{Attend, Chunk, QUERIES, SCORE_BYTES};
+use super::attend::{Attend, Chunk, QUERIES, SCORE_BYTES, together};
 use super::build::{Build, Bytes, Int, Place, Var, Vf, Vi};
 use super::rounding::{none_if_unsound, step};
 use ir::kernel::Mem;
@@ -23,8 +23,6 @@ pub(super) const KEY_ZERO: u8 = 128;
 /// Queries whose sums over values are accumulated together: with the four vectors of a page's values, their weights, an
 /// integer and its start they fill the 32 registers.
 pub(super) const SUM_QUERIES: i64 = 24;
-/// Chains of byte products that keep two units busy.
-const CHAINS: i64 = 5;
 /// Offset of the weights' scale behind a page's rounded weights of a query.
 const WEIGHT_SCALE: i64 = PAGE as i64;
 /// What a page's largest weight times its value's scale at least counts as, so that `255 / max` is finite.
@@ -106,7 +104,7 @@ impl Attend<'_> {
         for (block, queries) in self.blocks_of_queries(c, QUERIES).into_iter().enumerate() {
             let n = queries.len() as i64;
             // Few queries leave room to take pages together; one behind the last may be the last again, behind all limits.
-            let wide = [1, 2, 4].into_iter().find(|wide| n * wide >= CHAINS).unwrap_or(4);
+            let wide = together(n);
             let zero = b.int(0);
             b.for_(zero, pages, wide, |b, page| {
                 let last = b.add_const(pages, -1);
@@ -205,6 +203,9 @@ impl Attend<'_> {
                         for line in (0..dims.block_bytes()).step_by(64) {
                             b.prefetch(self.keys.at(soon, line));
                         }
+                    }
+                    if first == 0 {
+                        self.weigh(b, c, &queries, page);
                     }
                     let weights = self.scores_of(b, c, page);
                     self.page_sums(b, &queries, taken, first, (values, weights), &sums);
