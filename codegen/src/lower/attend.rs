@@ -168,8 +168,19 @@ pub(super) struct Chunk {
     partial: Int,
     /// Pages from the chunk's first to the end of the item.
     to_end: Int,
-    /// Byte offset of the first keys of this thread's next unit.
-    after: Int,
+    /// This thread's next unit.
+    after: After,
+}
+
+/// Where a unit's first pages are found.
+#[derive(Clone, Copy)]
+struct After {
+    /// Byte offset of their first number.
+    table: Int,
+    /// How many numbers there are behind the first.
+    last: Int,
+    /// Byte offset of the KV head in a page.
+    head: Int,
 }
 
 /// The kernel. A unit is an item and a KV head. `trimmed`: lists of pages may be shorter than the limits say.
@@ -217,7 +228,7 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64, trimmed: bool) -
         let after = b.add(unit, team);
         let last = b.add_const(units, -1);
         let after = b.min(after, last);
-        let after = a.first_keys(b, items, after);
+        let after = a.after(b, items, after);
         let of_unit = rounded.filter(|rounded| rounded.of_unit);
         if let Some(rounded) = of_unit {
             rounded.round(b, dims, a.query, (first, count), head);
@@ -329,10 +340,11 @@ impl Attend<'_> {
         b.scale_add(c.head, self.dims.head_stride(), base)
     }
 
-    /// Byte offset of the first keys that a unit reads.
-    fn first_keys(&self, b: &mut Build, items: Place, unit: Int) -> Int {
+    /// The first pages of a unit: those of its first chunk that its first row sees.
+    fn after(&self, b: &mut Build, items: Place, unit: Int) -> After {
         let (item, head) = b.div_rem(unit, self.dims.kv_heads);
         let at = b.mul_const(item, item_words::BYTES);
+        let row = b.load_i64(items.at(at, item_words::FIRST_ROW));
         let from = b.load_i64(items.at(at, item_words::FIRST_CHUNK));
         let table = b.load_i64(items.at(at, item_words::TABLE));
         let lists = b.load_i64(items.at(at, item_words::LIST_STRIDE));
@@ -340,9 +352,16 @@ impl Attend<'_> {
         let table = b.add(table, lists);
         let table = b.scale_add(from, GROUP as i64, table);
         let table = b.mul_const(table, 4);
-        let number = b.load_i32(self.tables.at(table, 0));
-        let base = b.mul_const(number, self.dims.block_bytes());
-        b.scale_add(head, self.dims.head_stride(), base)
+        let row = b.mul_const(row, row_words::BYTES);
+        let limit = b.load_i64(self.rows.at(row, row_words::LIMIT));
+        let before = b.mul_const(from, CHUNK as i64);
+        let seen = b.sub(limit, before);
+        let seen = b.add_const(seen, -1);
+        let last = b.sar(seen, PAGE.trailing_zeros());
+        let (zero, most) = (b.int(0), b.int(GROUP as i64 - 1));
+        let last = b.max(last, zero);
+        let last = b.min(last, most);
+        After { table, last, head: b.mul_const(head, self.dims.head_stride()) }
     }
 
     /// Where to prefetch while page `page` of the chunk's keys is read: [`AHEAD`] further on in keys, then values.
@@ -367,9 +386,13 @@ impl Attend<'_> {
         let at = b.min(ahead, last);
         let at = self.page(b, c, at);
         let values = b.add_const(at, GROUP as i64 * self.dims.block_bytes());
-        let over = b.sub(ahead, next);
-        // The next unit's first pages most often follow each other.
-        let after = b.scale_add(over, self.dims.block_bytes(), c.after);
+        let (over, zero) = (b.sub(ahead, next), b.int(0));
+        let over = b.max(over, zero);
+        let over = b.min(over, c.after.last);
+        let over = b.scale_add(over, 4, c.after.table);
+        let number = b.load_i32(self.tables.at(over, 0));
+        let after = b.mul_const(number, self.dims.block_bytes());
+        let after = b.add(after, c.after.head);
         let at = b.select(Cmp::Lt, ahead, next, at, after);
         b.select(Cmp::Lt, ahead, pages, values, at)
     }
