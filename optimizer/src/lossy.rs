@@ -25,7 +25,7 @@ pub struct Forced {
 /// What attention to a part of the context loses: tokens of context, pages attended to, mean Kullback-Leibler divergence
 /// (nats) of next-token distributions from those of dense attention. So much less probable, as a share, does a token become
 /// on average that the model would write by itself. Measured on SmolLM2-135M by `scripts/sparse-quality`, on three texts that
-/// differ by up to a factor of ten: of each context and budget the largest loss counts; docs/sparse-attention.md has the
+/// differ by up to a factor of eleven: of each context and budget the largest loss counts; docs/sparse-attention.md has the
 /// latest measurement. Between rows the longer context counts; contexts beyond the last row keep its share of pages.
 const MEASURED: &[(f64, u32, f64)] = &[
     (2048.0, 16, 0.2001),

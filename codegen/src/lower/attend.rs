@@ -31,6 +31,8 @@ mod softmax {
 pub(super) const QUERIES: i64 = 28;
 /// Chains of sums that keep the units busy.
 const CHAINS: i64 = 5;
+/// The most queries times vectors where [`together`] is more than one: fewer than `CHAINS` are doubled until they are enough.
+const MOST_COPIED: i64 = 2 * CHAINS;
 /// Accumulators of a weighted sum of values: with the values beside them they still fit.
 const SUMS: i64 = 28;
 /// Bytes between a read of keys or values and its prefetch.
@@ -179,7 +181,7 @@ struct After {
     table: Int,
     /// How many numbers there are behind the first.
     last: Int,
-    /// Byte offset of the KV head in a page.
+    /// KV head.
     head: Int,
 }
 
@@ -204,9 +206,9 @@ pub(super) fn kernel(name: &str, dims: &Dims, attend_rows: i64, trimmed: bool) -
         keys: b.read("keys", Slot::Keys),
         values: b.read("values", Slot::Values),
         partials: b.write_buf("partials", Buf::Partials),
-        scores: b.local("scores", GROUP as i64 * queries.max(2 * CHAINS) * SCORE_BYTES),
+        scores: b.local("scores", GROUP as i64 * queries.max(MOST_COPIED) * SCORE_BYTES),
         softmax: b.local("softmax", queries * softmax::BYTES),
-        copies: b.local("copies", 2 * CHAINS * 4 * dims.head_dim),
+        copies: b.local("copies", MOST_COPIED * 4 * dims.head_dim),
         outs: b.local("outs", queries * dims.head_partial_bytes()),
         rounded,
     };
@@ -335,9 +337,14 @@ impl Attend<'_> {
     /// Byte offset of the chunk's page `page` for this KV head.
     pub(super) fn page(&self, b: &mut Build, c: &Chunk, page: Int) -> Int {
         let at = b.scale_add(page, 4, c.table);
+        self.listed(b, at, c.head)
+    }
+
+    /// Byte offset of the page whose number stands at byte `at` of the tables, for a KV head.
+    fn listed(&self, b: &mut Build, at: Int, head: Int) -> Int {
         let number = b.load_i32(self.tables.at(at, 0));
         let base = b.mul_const(number, self.dims.block_bytes());
-        b.scale_add(c.head, self.dims.head_stride(), base)
+        b.scale_add(head, self.dims.head_stride(), base)
     }
 
     /// The first pages of a unit: those of its first chunk that its first row sees.
@@ -361,7 +368,7 @@ impl Attend<'_> {
         let (zero, most) = (b.int(0), b.int(GROUP as i64 - 1));
         let last = b.max(last, zero);
         let last = b.min(last, most);
-        After { table, last, head: b.mul_const(head, self.dims.head_stride()) }
+        After { table, last, head }
     }
 
     /// Where to prefetch while page `page` of the chunk's keys is read: [`AHEAD`] further on in keys, then values.
@@ -390,9 +397,7 @@ impl Attend<'_> {
         let over = b.max(over, zero);
         let over = b.min(over, c.after.last);
         let over = b.scale_add(over, 4, c.after.table);
-        let number = b.load_i32(self.tables.at(over, 0));
-        let after = b.mul_const(number, self.dims.block_bytes());
-        let after = b.add(after, c.after.head);
+        let after = self.listed(b, over, c.after.head);
         let at = b.select(Cmp::Lt, ahead, next, at, after);
         b.select(Cmp::Lt, ahead, pages, values, at)
     }
@@ -415,7 +420,8 @@ impl Attend<'_> {
         all.chunks(all.len().div_ceil(all.len().div_ceil(most as usize))).map(<[i64]>::to_vec).collect()
     }
 
-    /// Copies of a page's weights: one for each vector of its values that is taken together.
+    /// Copies of a page's weights: one for each vector of its values that is taken together. Over int8 there
+    /// is one.
     fn copies(&self, c: &Chunk) -> i64 {
         let vectors = self.dims.head_dim / 16;
         if self.rounded.is_some() { 1 } else { together(self.queries(c)).min(vectors) }
