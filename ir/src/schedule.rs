@@ -250,7 +250,7 @@ pub struct ModelSchedule {
     pub interleave: bool,
     /// Arithmetic class.
     pub numerics: Numerics,
-    /// Distance of software prefetch in weight streams of three rows and more, bytes; 0: none.
+    /// Distance of software prefetch in weight streams, bytes; 0: none.
     pub prefetch: u32,
     /// How keys and values are kept.
     pub kv: KvFormat,

@@ -243,10 +243,7 @@ impl Matrix {
     /// Exactly `r` rows, the first at byte `start`.
     #[allow(clippy::too_many_arguments, reason = "the operands of one product")]
     fn body(&self, b: &mut Build, how: Blocking, r: i64, tile: Int, rows: Rows<'_>, start: Int, to: Results) {
-        // One or two rows read fast enough for the hardware to see the stream; more rows compute so long on each block that
-        // it does not look ahead, and a load would wait for memory every time.
-        let prefetch = if r > 2 { how.prefetch } else { 0 };
-        let product = Product { weights: self.place, tile, rows, r, prefetch };
+        let product = Product { weights: self.place, tile, rows, r, prefetch: how.prefetch };
         let sums = match self.resident {
             Resident::Int8Channel(_) => product.channel(b, start),
             Resident::Stored(dtype) => match (dtype.tile(), how.numerics) {
