@@ -1,8 +1,9 @@
 //! inferc: a compiler for inference strategies.
 //!
-//! A strategy (`.infer`) says what to sample, verify, branch on and route; the compiler decides how, prices it, generates
-//! kernels for this machine and this model, and runs it. The whole way is [`compile`], one function read from top to
-//! bottom; each stage lives in a crate of its own and hands the next one a value of [`ir`]:
+//! A strategy (`.infer`) says what to sample, verify, branch on and route; the compiler decides how, prices it,
+//! generates kernels for this machine and this model, and runs it. From strategy to artifact it is [`compile`], read
+//! from top to bottom, before it `prepare` and behind it `engine`; each stage lives in a crate of its own and hands the
+//! next one a value of [`ir`]:
 //!
 //! | stage | crate | takes → gives |
 //! |---|---|---|

@@ -1,5 +1,5 @@
 //! Predicted beside measured: the tables and JSON that `run`, `explain` and `bench` print. Every number is a field of a
-//! plan, of a run's metrics, or the cost model applied to the run's counts.
+//! plan, of a run's metrics, the cost model applied to the run's counts, or a sum or ratio of these.
 
 use ir::plan::{Cost, Plan};
 use ir::plan_text::{bytes, seconds, three};

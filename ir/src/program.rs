@@ -1,6 +1,6 @@
 //! The forward program: which kernels run in which order over which buffers, as data.
 //!
-//! `codegen::lower` writes it from a model and the plan's [`crate::plan::ModelSchedule`]; the runtime binds addresses
+//! `codegen::lower` writes it from a model and the plan's [`crate::schedule::ModelSchedule`]; the runtime binds addresses
 //! and launches. The runtime makes no choices and knows no kernel by name.
 //!
 //! One *step* runs `fork` over the pages that must be copied or cleared first, `forward` over `n` rows (tokens of any mix
@@ -122,7 +122,7 @@ pub enum Buf {
     Partials,
     /// Quantised or plain activations between gate/up and down, per row.
     Act,
-    /// Scratch of each thread: normed and quantised rows.
+    /// Scratch of each thread: rows normed or folded, and quantised; candidates of drawn tokens and chosen pages.
     Scratch,
     /// Logits, f32 `[wanted row][vocab rounded up to 16]`.
     Logits,

@@ -34,7 +34,7 @@ const SPILL_ROWS: f64 = 2.0;
 const STREAM_SECONDS: f64 = 0.3e-6;
 /// Seconds to fold one more partial state of attention, per row and layer.
 const FOLD_SECONDS: f64 = 20e-9;
-/// Bytes ahead in a stream of weights that blocks of several rows ask for: a few microseconds of their arithmetic.
+/// Bytes ahead that a stream of weights asks for: a few microseconds of one or of several rows' arithmetic.
 const PREFETCH: u32 = 8192;
 /// Prompt rows of a step at most.
 const MAX_ROWS: u32 = 512;

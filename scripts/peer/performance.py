@@ -23,6 +23,10 @@ from model import ModelError
 from suite import DRIVER_CHECKS, MODELS, ROWS
 
 CACHE_VERSION = 1
+# Where rows are kept, below the root: with the document, so that a part of it can be measured anew.
+KEPT = "docs/data/performance.json"
+# What makes two machines the same one for a document.
+SAME = ("cpu", "family_model_stepping", "cores", "features")
 
 
 def options(argv):
@@ -30,7 +34,8 @@ def options(argv):
     parser = argparse.ArgumentParser(
         prog="scripts/performance",
         description="Measures every row of docs/performance.md beside llama.cpp and writes the document with its plots.",
-        epilog="Rows are kept in .cache/performance.json, so that a run can be done in parts; a row measured again replaces the old one.",
+        epilog=f"Rows are kept in {KEPT}, so that a run can be done in parts, from any checkout on such a machine; a row measured "
+        "again replaces the old one.",
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="SmolLM2 with all cores only, two repeats, no check of the driver")
@@ -39,6 +44,7 @@ def options(argv):
     add("--threads", metavar="LIST", help="thread counts, such as 2,1 (default: all cores, then one)")
     add("--repeats", type=int, metavar="N", help="interleaved repeats per row (default: 3, with --quick 2)")
     add("--resume", action="store_true", help="leave out rows that this build has measured already")
+    add("--anew", action="store_true", help="drop the kept rows first, as on another machine")
     add("--write-only", action="store_true", help="measure nothing, write the document from what is kept")
     add("--profiles", action="store_true", help="of rows that are kept, measure only where our steps' time goes")
     add("--quiet-limit", type=float, default=0.1, metavar="SHARE", help="as in bench-peer (default: 0.1)")
@@ -47,7 +53,7 @@ def options(argv):
     add("--priority", type=int, default=-10, metavar="NICE", help="as in bench-peer (default: -10)")
     add("--inferc", metavar="FILE", help="our binary (default: target/release/inferc)")
     add("--folder", metavar="DIR", help="the models' folder (default: models)")
-    add("--cache", metavar="FILE", help="where rows are kept (default: .cache/performance.json)")
+    add("--cache", metavar="FILE", help=f"where rows are kept (default: {KEPT})")
     add("--output", metavar="DIR", help="where the document goes (default: docs)")
     add("--root", default=".", help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
@@ -73,6 +79,10 @@ def _replace(path, text):
     with open(path + ".part", "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(path + ".part", path)
+
+
+def _named(machine):
+    return f"{machine['cpu']}, {machine['family_model_stepping']}, {machine['cores']} cores"
 
 
 def _build(inferc, root):
@@ -138,7 +148,13 @@ def measure(chosen, cache, path, say):
     for row, threads in rows:
         sessions.setdefault((row.model, threads), _session(chosen, row.model, threads))
     content, commit = _build(next(iter(sessions.values())).inferc, chosen.root)
-    cache["machine"], cache["peer"] = describe(), peer_record(chosen.root)
+    machine = describe()
+    if chosen.anew:
+        cache.update(rows={}, driver_checks={})
+    elif cache["rows"] and any(cache["machine"][part] != machine[part] for part in SAME):
+        machines = f"{_named(cache['machine'])}, this is {_named(machine)}"
+        raise UsageError(f"{path}: its rows are of another machine ({machines}); --anew drops them, --cache FILE keeps both")
+    cache["machine"], cache["peer"] = machine, peer_record(chosen.root)
     for done, (row, threads) in enumerate(rows):
         name = key(row.model, threads, row.case)
         old = cache["rows"].get(name)
@@ -183,7 +199,7 @@ def _check_drivers(cache, sessions, resume, say):
 def main(argv):
     """Returns the exit code."""
     chosen = options(argv)
-    path = chosen.cache or os.path.join(chosen.root, ".cache/performance.json")
+    path = chosen.cache or os.path.join(chosen.root, KEPT)
     shown = sys.stderr.isatty()
 
     def say(text):

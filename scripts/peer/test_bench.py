@@ -574,10 +574,28 @@ class Documents(StandIns):
             code, out, err = self.perform(*extra)
             self.assertEqual((code, out), (2, ""), extra)
             self.assertIn("performance: ", err)
-        os.makedirs(f"{self.dir.name}/.cache", exist_ok=True)
-        with open(f"{self.dir.name}/.cache/performance.json", "w", encoding="utf-8") as file:
+        kept = f"{self.dir.name}/{performance.KEPT}"
+        os.makedirs(os.path.dirname(kept), exist_ok=True)
+        with open(kept, "w", encoding="utf-8") as file:
             file.write("{")
         self.assertIn("remove it to start over", self.perform("--write-only")[2])
+
+    def test_rows_of_two_machines_are_not_mixed(self):
+        few = ("--threads", "1", "--repeats", "1")
+        self.assertEqual(self.perform(*few, "--cases", "prefill:n=512")[0], 0)
+        kept = f"{self.dir.name}/{performance.KEPT}"
+        with open(kept, encoding="utf-8") as file:
+            cache = json.load(file)
+        cache["machine"]["family_model_stepping"] = "another"
+        with open(kept, "w", encoding="utf-8") as file:
+            json.dump(cache, file)
+        code, _, err = self.perform(*few, "--cases", "depth=0")
+        self.assertEqual(code, 2)
+        self.assertIn("its rows are of another machine", err)
+        self.assertEqual(self.perform(*few, "--cases", "depth=0", "--anew")[0], 0)
+        text = self.read("performance.md")
+        self.assertIn("| SmolLM2 | decode, depth 0 |", text)
+        self.assertNotIn("prefill of 512", text)
 
     def test_every_row_is_a_case_of_a_known_model(self):
         for row in suite.ROWS:

@@ -27,11 +27,12 @@ mod softmax {
     pub(super) const FROM: i64 = 68;
     pub(super) const BYTES: i64 = 128;
 }
-/// Queries that are accumulated together: with an element of keys or values and a spare they fill the 32 registers.
+/// Queries that are accumulated together: beside an element of keys or values they fit the 32 registers.
 pub(super) const QUERIES: i64 = 28;
 /// Chains of sums that keep the units busy.
 const CHAINS: i64 = 5;
-/// The most queries times vectors where [`together`] is more than one: fewer than `CHAINS` are doubled until they are enough.
+/// The most queries times vectors where [`together`] is more than one: fewer than `CHAINS` are doubled until they are
+/// enough.
 const MOST_COPIED: i64 = 2 * CHAINS;
 /// Accumulators of a weighted sum of values: with the values beside them they still fit.
 const SUMS: i64 = 28;
@@ -40,9 +41,10 @@ const AHEAD: i64 = 8192;
 
 /// How many vectors of keys or values are taken together, a power of two, so that `queries` of them keep the units busy.
 ///
-/// Where it is more than one, each vector has factors of its own at an address of their own. A factor that is used once
-/// comes with its product, from memory; one that is loaded for several products takes a place beside the conversions of
-/// keys and values, which costs more than the copies do (a third of the scores' time of three queries on Zen 4).
+/// Over f16, where it is more than one, each vector has factors of its own at an address of their own. A factor that is
+/// used once comes with its product, from memory; one that is loaded for several products takes a place beside the
+/// conversions of keys and values, which costs more than the copies do (a third of the scores' time of three queries on
+/// Zen 4).
 pub(super) fn together(queries: i64) -> i64 {
     [1, 2, 4].into_iter().find(|vectors| queries * vectors >= CHAINS).unwrap_or(4)
 }

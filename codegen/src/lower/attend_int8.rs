@@ -1,9 +1,10 @@
 //! K2 over int8: queries, scores and weighted sums of values in products of bytes.
 //!
-//! Takes a chunk as [`super::attend`] walks it, leaves the same scores, maxima, sums and outputs in the same places. Queries
-//! are rounded once per unit to signed bytes with one scale per row and head; keys lie as unsigned bytes, so a score starts
-//! at what their 128 adds. Weights times the values' scales are rounded per page and query to 0..=255 of the largest, which
-//! keeps small weights beside the large ones of other pages; the softmax's sum is of weights that are not rounded.
+//! Takes a chunk as [`super::attend`] walks it, leaves the same scores, maxima, sums and outputs in the same places.
+//! Queries are rounded once per unit, or where they are many, per part of a chunk, to signed bytes with one scale per
+//! row and head; keys lie as unsigned bytes, so a score starts at what their 128 adds. Weights times the values' scales
+//! are rounded per page and query to 0..=255 of the largest, which keeps small weights beside the large ones of other
+//! pages; the softmax's sum is of weights that are not rounded.
 //!
 //! Integers are exact: a score is at most 127 · 255 · 256 before the start is added, a page's sum of values at most
 //! 16 · 255 · 128, both below 2^24, so that their conversion is exact too. Floats follow page by page in order. So bits do
@@ -123,7 +124,7 @@ impl Attend<'_> {
                 };
                 for (&next, &base) in soon.iter().zip(&bases) {
                     b.prefetch(self.keys.at(next, dims.scales()));
-                    // Weights take these up before the values' turn.
+                    // A page's weights take these up just before its values.
                     b.prefetch(self.values.at(base, dims.scales()));
                 }
                 let mut sums: Vec<Var<Vi>> = Vec::new();

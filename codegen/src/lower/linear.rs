@@ -4,13 +4,13 @@
 //! row in that place. The order of every reduction depends on the format alone, never on how many rows or tiles are
 //! taken together, so a row's outputs are the same bits in any batch.
 //!
-//! Int8: per 32 features one chain of eight `Dot4` from `−zero_point·Σq`, which makes the integer exact; then one
-//! conversion, times the row's `d`, fused into the output with the weight's scale. F32: two accumulators, even and odd
-//! features, added at the end. Int8 per channel: [`super::channel`].
+//! Int8: per 32 features one chain of eight `Dot4` from `−zero_point·Σq`, which makes the integer exact (two of four
+//! where a format has two scales); then one conversion, times the row's `d`, fused into the output with the weight's
+//! scale. F32: two accumulators, even and odd features, added at the end. Int8 per channel: [`super::channel`].
 //!
-//! What limits int8 on cores that give byte products and float multiplications the same units (measured on Zen 4): a block
-//! of a format with minima takes 8 + 3 of them per row, one without 8 + 2, so these loops end at 73 and 80 % of the rate
-//! of byte products alone. Loads, conversions, additions and unpacking fit beside them.
+//! What limits int8 on cores that give byte products and float multiplications the same units (measured on Zen 4 and
+//! 5): a block of a format with minima takes 8 + 3 of them per row, one without 8 + 2, so these loops end at 73 and 80
+//! % of the rate of byte products alone. Loads, conversions, additions and unpacking fit beside them.
 
 use super::build::{Build, Bytes, Int, Place, Var, Vf, Vi};
 use super::channel_tiles::{self, MOST_ROWS, TILE_ROWS};

@@ -6,9 +6,9 @@
 //!
 //! Per layer five launches: `qkv` (norm, projections, rope, KV append), `attend`, `out` (fold of partials, projection,
 //! residual), `gate_up` (norm, projections, SiLU), `down` (projection, residual); a prologue that is split off adds one
-//! each before `qkv`, `out` and `gate_up`. Keys and values in int8, and layers that attend to chosen pages, add an `append`
-//! between `qkv` and `attend`. Then `head` and `finalise` for the rows that want logits, `weigh` and `draw` for the
-//! tokens that are drawn from them, and `fork` per layer for the pages that a step must copy first.
+//! each before `qkv`, `out`, `gate_up` and `head`. Keys and values in int8, and layers that attend to chosen pages, add
+//! an `append` between `qkv` and `attend`. Then `head` and `finalise` for the rows that want logits, `weigh` and `draw`
+//! for the tokens that are drawn from them, and `fork` per layer for the pages that a step must copy first.
 
 mod append;
 mod assemble;
