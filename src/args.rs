@@ -241,7 +241,7 @@ pub(crate) struct CompileArgs {
     #[arg(value_name = "FILE[::STRATEGY]")]
     pub source: String,
     /// Plan file to write.
-    #[arg(short, long, value_name = "PLAN")]
+    #[arg(short, long, value_name = "PLAN", conflicts_with = "emit")]
     pub output: Option<PathBuf>,
     /// Print a stage instead.
     #[arg(long, value_enum)]

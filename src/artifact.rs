@@ -52,11 +52,18 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Artifact> {
 }
 
 /// Writes bytes under a name all at once: a temporary file beside it, synced, renamed. A file that is there already keeps
-/// its permissions.
+/// its permissions; behind a link it is the file that the link names. A device or a pipe is written to as it is.
 ///
 /// # Errors
 /// When the folder cannot be written; nothing is left under the name then.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let old = std::fs::metadata(path).ok();
+    if old.as_ref().is_some_and(|old| !old.is_file()) {
+        let put = || std::fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
+        return put().map_err(|e| anyhow!("cannot write {}: {e}", path.display()));
+    }
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = real.as_path();
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name =
         path.file_name().ok_or_else(|| anyhow!("cannot write {}: it names no file", path.display()))?.to_string_lossy();
@@ -65,9 +72,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         // What a killed writer of this number left; never a link that someone put there.
         let _ = std::fs::remove_file(&temporary);
         let mut file = std::fs::File::create_new(&temporary)?;
-        if let Ok(old) = std::fs::metadata(path)
-            && old.is_file()
-        {
+        if let Some(old) = &old {
             file.set_permissions(old.permissions())?;
         }
         file.write_all(bytes)?;

@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use ir::artifact::Artifact;
 use ir::diagnostic::Diagnostic;
 use ir::plan::{Assumptions, Plan};
-use ir::strategy::{Binding, Strategy};
+use ir::strategy::{Binding, Const, Strategy, Tunable};
 use optimizer::RoleModel;
+use runtime::exec::RunError;
 use runtime::gguf::Gguf;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -78,14 +79,16 @@ impl Prepared {
         let mut tuned: BTreeMap<String, String> = BTreeMap::new();
         let mut values = BTreeMap::new();
         for (name, value) in &manifest.tunables {
-            if strategy.tunables.iter().any(|t| t.name == *name) {
+            if let Some(tunable) = strategy.tunables.iter_mut().find(|t| t.name == *name) {
+                tune(tunable, &value.to_string())?;
                 tuned.insert(name.clone(), value.to_string());
                 values.insert(name.clone(), *value);
             }
         }
         for (name, value) in inputs::settings(settings)? {
             let number = machine::number(&name, &value)?;
-            if strategy.tunables.iter().any(|t| t.name == name) {
+            if let Some(tunable) = strategy.tunables.iter_mut().find(|t| t.name == name) {
+                tune(tunable, &value)?;
                 tuned.insert(name.clone(), value);
             } else if let Some(param) = strategy.params.iter().find(|p| p.name == name) {
                 if let Some((lo, hi)) = param.range
@@ -142,4 +145,17 @@ impl Prepared {
             source_hash: hasher.finalize().to_hex().to_string(),
         }
     }
+}
+
+/// Gives a tunable another default: a plan that is kept runs with what it was compiled with.
+fn tune(tunable: &mut Tunable, word: &str) -> Result<()> {
+    let value = runtime::session::tuned_value(tunable, word).map_err(RunError::Argument)?;
+    let number = value.number();
+    match (&mut tunable.value, number) {
+        (Const::Int(old), Some(x)) => *old = x as i64,
+        (Const::Tokens(old), Some(x)) => *old = x as u64,
+        (Const::Float(old) | Const::Time(old), Some(x)) => *old = x,
+        _ => bail!("tunable {} is no number", tunable.name),
+    }
+    Ok(())
 }

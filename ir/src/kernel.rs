@@ -272,8 +272,9 @@ pub enum Stmt {
     StoreStrided(Mem, Addr, i64, Reg),
     /// Store one scalar.
     StoreScalar(ScalarMem, Addr, Reg),
-    /// Hint that the line at this address is read soon; no effect on meaning, never faults.
-    Prefetch(Addr),
+    /// Hint that the line at this address is read soon, and into which cache it should come; no effect on meaning, never
+    /// faults.
+    Prefetch(Addr, Cache),
     /// `for var in (lo..hi).step_by(step)`; `step > 0`; bounds are evaluated once; `var` must not be assigned inside.
     For {
         /// Counter (`I64`).
@@ -332,7 +333,7 @@ pub fn uses_tiles(body: &[Stmt]) -> bool {
         Stmt::TileZero(_) | Stmt::TileLoad(..) | Stmt::TileStore(..) | Stmt::TileDot { .. } => true,
         Stmt::For { body, .. } | Stmt::ParFor { body, .. } => uses_tiles(body),
         Stmt::If { then, otherwise, .. } => uses_tiles(then) || uses_tiles(otherwise),
-        Stmt::Let(..) | Stmt::Store(..) | Stmt::StoreStrided(..) | Stmt::StoreScalar(..) | Stmt::Prefetch(_) => false,
+        Stmt::Let(..) | Stmt::Store(..) | Stmt::StoreStrided(..) | Stmt::StoreScalar(..) | Stmt::Prefetch(..) => false,
     })
 }
 
@@ -343,6 +344,26 @@ pub enum Split {
     Blocked,
     /// Thread `t` takes `t, t + nt, …`: even shares when later iterations are heavier.
     Cyclic,
+}
+
+/// Where a [`Stmt::Prefetch`] puts a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Cache {
+    /// Beside the units.
+    First,
+    /// Behind the first, where what is in use stays untouched.
+    Second,
+}
+
+impl Cache {
+    /// Its name in the text form.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Second => "second",
+        }
+    }
 }
 
 /// A parameter of a kernel, passed as one 64-bit word.

@@ -8,7 +8,7 @@
 use crate::kernel::{Addr, Base, Bin, Kernel, Op, ParamKind, Reg, ScalarMem, Shift, Stmt, TILES, Tile, Ty, Un};
 
 /// Most bytes of locals of one kernel: they live on a thread's stack.
-pub const LOCAL_BYTES: u64 = 256 * 1024;
+pub const LOCAL_BYTES: u64 = 260 * 1024;
 /// Deepest nesting of statements, so that recursive walks are safe on kernels from files.
 pub const MAX_DEPTH: usize = 64;
 
@@ -132,7 +132,7 @@ impl Check<'_> {
                 self.addr(*addr, true, assigned);
                 self.expect(*reg, &[scalar_ty(*mem)], "scalar store", assigned);
             }
-            Stmt::Prefetch(addr) => self.addr(*addr, false, assigned),
+            Stmt::Prefetch(addr, _) => self.addr(*addr, false, assigned),
             Stmt::TileZero(tile) => self.tile_set(*tile, assigned),
             Stmt::TileLoad(tile, addr, _) => {
                 self.addr(*addr, false, assigned);
@@ -349,7 +349,7 @@ pub fn assigned_in(body: &[Stmt], f: &mut impl FnMut(Reg)) {
                     blocks.push(body);
                 }
                 Stmt::If { then, otherwise, .. } => blocks.extend([then.as_slice(), otherwise.as_slice()]),
-                Stmt::Store(..) | Stmt::StoreStrided(..) | Stmt::StoreScalar(..) | Stmt::Prefetch(_) => {}
+                Stmt::Store(..) | Stmt::StoreStrided(..) | Stmt::StoreScalar(..) | Stmt::Prefetch(..) => {}
                 Stmt::TileZero(_) | Stmt::TileLoad(..) | Stmt::TileStore(..) | Stmt::TileDot { .. } => {}
             }
         }
@@ -382,7 +382,7 @@ fn unset(assigned: &mut Assigned, reg: Reg) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Cmp, Local, Mem, Param, Split};
+    use crate::kernel::{Cache, Cmp, Local, Mem, Param, Split};
 
     const I: Reg = Reg(0);
     const J: Reg = Reg(1);
@@ -430,10 +430,10 @@ mod tests {
         says(vec![load(V), Stmt::Store(Mem::F32, at(Base::Param(0), None), V)], "declared Read");
         says(vec![load(V), Stmt::Store(Mem::F32, at(Base::Param(2), None), V)], "addressed but is I64");
         says(vec![load(V), Stmt::Store(Mem::I32, at(Base::Param(1), None), V)], "store");
-        says(vec![Stmt::Prefetch(at(Base::Param(7), None))], "parameter 7 does not exist");
-        says(vec![Stmt::Prefetch(at(Base::Local(1), None))], "local 1 does not exist");
-        says(vec![Stmt::Prefetch(Addr { offset: 64, ..at(Base::Local(0), None) })], "outside local");
-        says(vec![load(V), Stmt::Prefetch(at(Base::Param(0), Some(V)))], "address");
+        says(vec![Stmt::Prefetch(at(Base::Param(7), None), Cache::First)], "parameter 7 does not exist");
+        says(vec![Stmt::Prefetch(at(Base::Local(1), None), Cache::First)], "local 1 does not exist");
+        says(vec![Stmt::Prefetch(Addr { offset: 64, ..at(Base::Local(0), None) }, Cache::First)], "outside local");
+        says(vec![load(V), Stmt::Prefetch(at(Base::Param(0), Some(V)), Cache::Second)], "address");
         says(vec![Stmt::Let(I, Op::Param(0))], "not a scalar");
         says(vec![Stmt::Let(B, Op::SplatByte(1)), Stmt::Let(B, Op::Shift(Shift::Left, B, 8))], "8 bits");
         says(vec![Stmt::Let(B, Op::SplatByte(1)), Stmt::Let(B, Op::Shift(Shift::RightArith, B, 1))], "shift");

@@ -125,7 +125,7 @@ fn statement(f: &mut Formatter<'_>, kernel: &Kernel, stmt: &Stmt, depth: usize) 
             writeln!(f, "store_strided.{} {} step {stride}, {reg}", lower(mem), addr(kernel, at))
         }
         Stmt::StoreScalar(mem, at, reg) => writeln!(f, "store_scalar.{} {}, {reg}", lower(mem), addr(kernel, at)),
-        Stmt::Prefetch(at) => writeln!(f, "prefetch {}", addr(kernel, at)),
+        Stmt::Prefetch(at, cache) => writeln!(f, "prefetch.{} {}", cache.name(), addr(kernel, at)),
         Stmt::TileZero(tile) => writeln!(f, "tile_zero {tile}"),
         Stmt::TileLoad(tile, at, stride) => writeln!(f, "tile_load {tile}, {} step {stride}", addr(kernel, at)),
         Stmt::TileStore(at, stride, tile) => writeln!(f, "tile_store {} step {stride}, {tile}", addr(kernel, at)),

@@ -30,6 +30,9 @@ pub const CHUNK: usize = 256;
 /// Tokens per KV page.
 pub const PAGE: usize = 16;
 
+/// The most pages of a sequence that attention may choose from by their bounds: what a kernel's locals hold.
+pub const MOST_PAGES: usize = 32 * 1024;
+
 /// KV pages of a group. Pages of one group lie side by side per layer and head, so that a chunk on them is read as one
 /// run of memory: a page alone is too short for hardware to see a stream.
 pub const GROUP: usize = CHUNK / PAGE;

@@ -8,7 +8,7 @@
 use crate::physical::Demand;
 use crate::roofline::{Roofline, Time};
 use ir::plan::{Cost, Decision};
-use ir::program::PAGE;
+use ir::program::{MOST_PAGES, PAGE};
 use ir::schedule::{Attention, KvFormat};
 use ir::strategy::{Allow, Strategy};
 use ir::target::TargetKind;
@@ -114,7 +114,9 @@ pub(crate) fn choose(
         None => vec![KvFormat::F16],
     };
     let context = demand.prompt + demand.tokens;
-    let budget = allowed.sparse.and_then(|tolerance| budget(context, tolerance));
+    let chosen_from = roofline.model().context.div_ceil(PAGE as u32) as usize;
+    let sparse = allowed.sparse.filter(|_| chosen_from <= MOST_PAGES);
+    let budget = sparse.and_then(|tolerance| budget(context, tolerance));
     let attentions: Vec<Attention> = match (forced.attention, budget) {
         (Some(attention), _) => vec![attention],
         (None, Some(pages)) if here => vec![Attention::Dense, Attention::sparse(pages)],

@@ -131,7 +131,11 @@ impl<'a> World<'a> {
                 physical::schedule(&role.name, &roofline, options.threads.max(1), class, demand, lossy);
             world.decisions.extend(decisions);
             let weight_bytes = roofline.weight_bytes() as u64;
-            world.memory -= weight_bytes as f64;
+            // Roles of one file and class share its weights.
+            let shared = world.plans.iter().flatten().any(|p| p.path == bound.path && p.schedule.numerics == class);
+            if !shared {
+                world.memory -= weight_bytes as f64;
+            }
             let roofline = roofline.with_threads(schedule.threads).with_cache(schedule.kv, schedule.attention);
             let roofline = roofline.with_prologue(schedule.prologue);
             world.rooflines.push(Some(roofline));

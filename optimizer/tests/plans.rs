@@ -188,6 +188,37 @@ fn too_little_memory_is_refused_and_a_little_more_takes_waves() {
     assert!(matches!(plan(&strategy, &target, &naive), Err(PlanError::Memory(..))), "as written it does not fit");
 }
 
+/// Weights of a file are loaded once for all roles that are bound to it.
+#[test]
+fn roles_of_one_file_share_its_weights() {
+    let source = CHAINED.replace("model small : Generator;", "model small : Generator;\nmodel critic : Generator;");
+    let strategy = strategy(&source.replace("choose(small", "choose(critic"));
+    let mut target = reference();
+    // 135M parameters in 16 bits take 0.27 GB.
+    target.memory = 0.5e9;
+    let plan = lawful(&strategy, &target, &options());
+    let paths: Vec<&str> = plan.models.iter().flatten().map(|m| m.path.as_str()).collect();
+    assert!(paths.len() == 2 && paths[0] == paths[1], "{paths:?}");
+}
+
+/// What kernels refuse is not chosen.
+#[test]
+fn pages_are_not_chosen_from_longer_contexts_than_kernels_hold() {
+    let allowed =
+        CHAINED.replace("within { tokens: 1ktok }", "within { tokens: 1ktok } allow { sparse_attention: 20% }");
+    let strategy = strategy(&allowed);
+    let assumptions = ir::plan::Assumptions { prompt_tokens: 8000, ..ASSUMPTIONS };
+    let options = Options { assumptions, ..options() };
+    let attention = |context| {
+        let mut models = models(&strategy);
+        models.iter_mut().flatten().for_each(|m| m.model.context = context);
+        let plan = optimizer::optimize(&strategy, &models, &reference(), &options).expect("it fits");
+        plan.models.iter().flatten().map(|m| m.schedule.attention).collect::<Vec<_>>()
+    };
+    assert!(attention(1 << 19).iter().any(|a| a.chooses()), "worth it at this length");
+    assert!(attention(1 << 20).iter().all(|a| *a == Attention::Dense));
+}
+
 #[test]
 fn the_need_that_a_refusal_names_is_enough() {
     let strategy = strategy(MANY);

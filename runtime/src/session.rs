@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::model::LanguageModel;
 use crate::value::{Budget, EndReason, Sample, Usage, Value, ValueError, type_name};
 use ir::plan::{Plan, SitePlan};
-use ir::strategy::{Binding, Param, Strategy};
+use ir::strategy::{Binding, Param, Strategy, Tunable};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,10 +35,7 @@ impl Engine {
                 let known = plan.strategy.tunables.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ");
                 return Err(unknown("tunable", name, &known));
             };
-            let tunable = &plan.strategy.tunables[at];
-            let value = Value::from_word(&tunable.ty, word, name)?;
-            in_range(&value, Some(tunable.range), name)?;
-            tunables[at] = value;
+            tunables[at] = tuned_value(&plan.strategy.tunables[at], word)?;
         }
         Ok(Self { plan, tunables, rules })
     }
@@ -88,6 +85,16 @@ impl Engine {
 fn unknown(what: &str, name: &str, known: &str) -> RunError {
     let known = if known.is_empty() { "nothing".to_owned() } else { format!("one of {known}") };
     RunError::Argument(ValueError { place: name.to_owned(), expected: known, found: format!("an unknown {what}") })
+}
+
+/// The value that a word gives a tunable.
+///
+/// # Errors
+/// When it is of another type or out of range.
+pub fn tuned_value(tunable: &Tunable, word: &str) -> Result<Value, ValueError> {
+    let value = Value::from_word(&tunable.ty, word, &tunable.name)?;
+    in_range(&value, Some(tunable.range), &tunable.name)?;
+    Ok(value)
 }
 
 fn in_range(value: &Value, range: Option<(f64, f64)>, place: &str) -> Result<(), ValueError> {

@@ -11,7 +11,7 @@ use ir::plan::{Plan, PrefixMode};
 use ir::plan_text::{seconds, three};
 use ir::schedule::ModelSchedule;
 use ir::strategy::Ty;
-use runtime::exec::{Event, Options, Watch};
+use runtime::exec::{Event, Options, RunError, Watch};
 use runtime::forward::KernelTime;
 use runtime::metrics::Metrics;
 use runtime::value::Usage;
@@ -36,6 +36,8 @@ struct Tally {
     graded: usize,
     right: usize,
     failed: usize,
+    /// Runs that ended for another reason than the strategy's own.
+    broken: usize,
     usage: Usage,
     metrics: Vec<Metrics>,
     latencies: Vec<f64>,
@@ -75,7 +77,7 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
         }
         let gradable = task.get("answer").is_some();
         let before = tally.right;
-        let mut tokens = None;
+        let (mut tokens, mut error) = (None, None);
         match outcome {
             Ok(outcome) => {
                 tokens = Some(outcome.usage.tokens);
@@ -89,26 +91,36 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
                 tally.usage.add(&outcome.usage);
                 tally.metrics.push(outcome.metrics);
             }
-            // `fail` is an answer withheld: it counts as wrong.
             Err(failure) => {
                 tally.failed += 1;
                 tally.graded += usize::from(gradable);
-                if loud {
+                tally.broken += usize::from(!withheld(&failure.cause));
+                if loud || !withheld(&failure.cause) {
                     say(&format!("{}:{line}: {failure}", data.display()));
                 }
+                error = Some(failure.to_string());
             }
         }
         tally.results.push(json!({
             "id": task.get("id").cloned().unwrap_or_else(|| json!(line)), "category": task.get("category"),
             "right": gradable.then_some(tally.right > before), "tokens": tokens,
-            "seconds": tally.latencies.last(),
+            "seconds": tally.latencies.last(), "error": error,
         }));
         if loud {
             say(&format!("{} of {} tasks, {} right", tally.tasks, tasks.len(), tally.right));
         }
     }
     show(args, ready.engine.plan(), &machine.target, &tally);
-    Ok(OK)
+    if tally.broken > 0 {
+        say(&format!("{} of {} runs could not be done; they count as wrong", tally.broken, tally.tasks));
+    }
+    Ok(if tally.broken > 0 { FAILED } else { OK })
+}
+
+/// Whether a strategy withheld its answer, which counts as wrong: by `fail`, for want of budget, or because no sequence
+/// came to an end. Everything else is no answer of the strategy.
+fn withheld(failure: &RunError) -> bool {
+    matches!(failure, RunError::Failed(_) | RunError::Budget { .. } | RunError::AllFailed { .. })
 }
 
 /// The answer in a value: a vote's or sample's `.value` where there is one.

@@ -2,7 +2,7 @@
 
 use super::{FAILED, OK, WARNED, color, print, print_json, say};
 use crate::args::{CheckArgs, Format};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use dsl::bounds::BoundsRow;
 use inferc::inputs::{self, Checked};
 use inferc::{manifest, render};
@@ -147,7 +147,7 @@ fn apply(path: &Path, diagnostics: &[Diagnostic]) -> Result<bool> {
         }
     }
     if changed {
-        super::write_atomically(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        inferc::artifact::write(path, text.as_bytes())?;
     }
     Ok(changed)
 }

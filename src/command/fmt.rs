@@ -12,18 +12,24 @@ use std::path::Path;
 pub(crate) fn run(args: &FmtArgs) -> Result<u8> {
     let mut code = OK;
     for path in &args.files {
-        code = code.max(if path == Path::new("-") { stdin()? } else { file(path, args.check)? });
+        code = code.max(if path == Path::new("-") { stdin(args.check)? } else { file(path, args.check)? });
     }
     Ok(code)
 }
 
-fn stdin() -> Result<u8> {
+fn stdin(check: bool) -> Result<u8> {
     let mut text = String::new();
     std::io::stdin().take(16 << 20).read_to_string(&mut text).context("cannot read standard input as UTF-8")?;
-    Ok(format("<stdin>", &text).map_or(FAILED, |formatted| {
+    let Some(formatted) = format("<stdin>", &text) else { return Ok(FAILED) };
+    if check {
+        if formatted != text {
+            say("standard input is not in the canonical layout");
+            return Ok(FAILED);
+        }
+    } else {
         print(&formatted);
-        OK
-    }))
+    }
+    Ok(OK)
 }
 
 fn file(path: &Path, check: bool) -> Result<u8> {
@@ -36,7 +42,7 @@ fn file(path: &Path, check: bool) -> Result<u8> {
         say(&format!("{} is not in the canonical layout; run inferc fmt {}", path.display(), path.display()));
         return Ok(FAILED);
     }
-    super::write_atomically(path, formatted.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    inferc::artifact::write(path, formatted.as_bytes())?;
     Ok(OK)
 }
 

@@ -176,12 +176,6 @@ fn announced(wishes: &Wishes, manifest: Option<&Manifest>) -> Result<Machine> {
     Ok(machine)
 }
 
-/// Writes a file all at once; behind a link, the file that it names.
-pub(crate) fn write_atomically(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
-    let real = std::fs::canonicalize(path);
-    inferc::artifact::write(real.as_deref().unwrap_or(path), bytes)
-}
-
 /// Says the diagnostics of a checked file.
 pub(crate) fn report_diagnostics(checked: &Checked) {
     say_diagnostics(&checked.diagnostics, &checked.sources);

@@ -3,7 +3,9 @@
 //! Takes shapes; returns kernels over `input` and `out`, with a `count` of iterations for the team. Every kernel sums what it
 //! computes into its thread's line of `out`, so that no compiler leaves anything out. Runs nothing.
 
-use ir::kernel::{Addr, Base, Bin, Kernel, Mem, Op, Param, ParamKind, Reg, ScalarMem, Shift, Split, Stmt, Ty, Un};
+use ir::kernel::{
+    Addr, Base, Bin, Cache, Kernel, Mem, Op, Param, ParamKind, Reg, ScalarMem, Shift, Split, Stmt, Ty, Un,
+};
 
 /// Bytes of an iteration of the reading kernels that one thread takes at a time.
 pub(super) const PIECE: i64 = 64 << 10;
@@ -148,7 +150,7 @@ pub(super) fn reading(ahead: i64) -> Kernel {
     for (line, sum) in (0_i64..).zip(&sums) {
         let at = |offset| Addr { base: Base::Param(0), index: Some(var), offset };
         if ahead > 0 {
-            step.push(Stmt::Prefetch(at(line * 64 + ahead)));
+            step.push(Stmt::Prefetch(at(line * 64 + ahead), Cache::Second));
         }
         let words = k.put(&mut step, Ty::VI32, Op::Load(Mem::I32, at(line * 64)));
         step.push(Stmt::Let(*sum, Op::Bin(Bin::Add, *sum, words)));
@@ -203,7 +205,7 @@ pub(super) fn scattered(piece: i64, ahead: i64) -> Kernel {
     for (line, sum) in (0_i64..).zip(&sums) {
         let at = |index| Addr { base: Base::Param(0), index: Some(index), offset: line * 64 };
         if ahead > 0 {
-            step.push(Stmt::Prefetch(at(later)));
+            step.push(Stmt::Prefetch(at(later), Cache::Second));
         }
         let words = k.put(&mut step, Ty::VI32, Op::Load(Mem::I32, at(var)));
         step.push(Stmt::Let(*sum, Op::Bin(Bin::Add, *sum, words)));

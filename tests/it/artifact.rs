@@ -7,6 +7,7 @@ use ::inferc::artifact::fits;
 use ::inferc::synthetic::{Shape, gguf};
 use ir::artifact::{Artifact, ArtifactError, FORMAT};
 use ir::schedule::Numerics;
+use ir::strategy::Const;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -25,6 +26,25 @@ fn scattered(count: usize, below: usize) -> impl Iterator<Item = usize> {
         state ^= state << 17;
         usize::try_from(state % below as u64).expect("below a usize")
     })
+}
+
+#[test]
+fn a_plan_keeps_the_tunables_it_was_compiled_with() {
+    let dir = project();
+    let calm = |set: &[&str]| {
+        inferc(dir.path(), &[&["compile", "votes.infer", "-o", "v.plan"], set].concat()).code(0);
+        let bytes = std::fs::read(dir.path().join("v.plan")).expect("written");
+        Artifact::decode(&bytes).expect("whole").plan.strategy.tunables[0].value.clone()
+    };
+    assert_eq!(calm(&[]), Const::Float(3.0));
+    assert_eq!(calm(&["--set", "calm=5"]), Const::Float(5.0));
+    let manifest = std::fs::read_to_string(dir.path().join("infer.toml")).expect("there");
+    std::fs::write(dir.path().join("infer.toml"), format!("{manifest}\n[tunables]\ncalm = 6.5\n")).expect("written");
+    assert_eq!(calm(&[]), Const::Float(6.5));
+    assert_eq!(calm(&["--set", "calm=5"]), Const::Float(5.0));
+    inferc(dir.path(), &["compile", "votes.infer", "--set", "calm=10", "-o", "v.plan"])
+        .code(2)
+        .says(&["calm", "0 to 9"]);
 }
 
 #[test]

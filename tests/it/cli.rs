@@ -140,6 +140,9 @@ fn fmt_is_idempotent_and_keeps_comments() {
     inferc(dir.path(), &["fmt", "ugly.infer"]).code(0);
     assert_eq!(read(), once);
     assert_eq!(fed(dir.path(), &["fmt", "-"], ugly.as_bytes()).code(0).out, once);
+    let unlike = fed(dir.path(), &["fmt", "--check", "-"], ugly.as_bytes()).code(1);
+    assert_eq!(unlike.says(&["standard input"]).out, "");
+    assert_eq!(fed(dir.path(), &["fmt", "--check", "-"], once.as_bytes()).code(0).out, "");
     inferc(dir.path(), &["check", "ugly.infer"]).code(0);
     let cut = &ugly[..ugly.len() - 4];
     put(dir.path(), "ugly.infer", cut);
@@ -160,6 +163,15 @@ fn rewritten_files_stay_what_they_are() {
     assert_eq!(std::fs::read_to_string(&real).expect("readable"), ONE);
     assert!(dir.path().join("link.infer").is_symlink());
     assert_eq!(std::fs::metadata(&real).expect("there").permissions().mode() & 0o777, 0o640);
+    // A plan goes behind a link, too, and into a device, which stays one.
+    put(dir.path(), "real.plan", "");
+    for (link, to) in [("plan", "real.plan"), ("null", "/dev/null")] {
+        symlink(to, dir.path().join(link)).expect("linked");
+        inferc(dir.path(), &["compile", "one.infer", "-o", link]).code(0);
+        assert!(dir.path().join(link).is_symlink(), "{link}");
+    }
+    assert!(std::fs::metadata(dir.path().join("real.plan")).expect("there").len() > 0);
+    assert!(!std::fs::metadata("/dev/null").expect("there").is_file());
 }
 
 #[test]
@@ -397,6 +409,7 @@ fn wrong_usage_is_told_with_a_remedy() {
         (&["cost", "--model", "qwen3-8b", "--gen", "0"], &["--gen"]),
         (&["cost", "--model", "qwen3-8b", "--sparse", "block:16"], &["block:SIZE,BLOCKS"]),
         (&["cost", "--model", "qwen3-8b", "--model-kind", "roofline", "--target", "abacus"], &["abacus"]),
+        (&["compile", "one.infer", "--emit", "ir", "-o", "x"], &["--emit", "cannot be used"]),
         (&["bench", "--kernels"], &["--model FILE"]),
         (&["bench", "one.infer"], &["--data"]),
         (&["bench", "one.infer", "--data", "t.jsonl", "--case", "decode"], &["--case", "cannot be used"]),
@@ -603,6 +616,12 @@ fn bench_grades_tasks_and_measures_kernels() {
     let text =
         inferc(dir.path(), &["bench", "one.infer", "--data", "t.jsonl", "--limit", "1", "--analyze"]).code(0).out;
     assert!(text.contains("1 tasks") && text.contains("operator") && text.contains("decode base"), "{text}");
+    // A verifier that cannot run is no wrong answer: it is said, and the command fails.
+    let judged = ONE.replace("    gen(base, ask(q), max: 16tok, temp: 0.8)", "    let s = gen(base, ask(q), max: 16tok, temp: 0.8);\n    if verify(command(\"no-such-program\"), s) > 0.5 { s } else { fail \"wrong\" }");
+    put(dir.path(), "judged.infer", &judged);
+    let args = ["bench", "judged.infer", "--data", "t.jsonl", "--format", "json"];
+    let report = inferc(dir.path(), &args).code(1).says(&["no-such-program", "2 of 2 runs could not be done"]).json();
+    assert!(report["results"][0]["error"].as_str().is_some_and(|e| e.contains("no-such-program")), "{report}");
     put(dir.path(), "bad.jsonl", "{\"q\": \"a\"}\n[1]\n");
     inferc(dir.path(), &["bench", "one.infer", "--data", "bad.jsonl"]).code(2).says(&["bad.jsonl:2", "JSON object"]);
     put(dir.path(), "bad.jsonl", "{\"x\": \"a\"}\n");

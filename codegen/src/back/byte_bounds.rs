@@ -33,7 +33,7 @@ fn walk(body: &[Stmt], f: &mut impl FnMut(Reg, &Op)) {
                 walk(then, f);
                 walk(otherwise, f);
             }
-            Stmt::Store(..) | Stmt::StoreStrided(..) | Stmt::StoreScalar(..) | Stmt::Prefetch(_) => {}
+            Stmt::Store(..) | Stmt::StoreStrided(..) | Stmt::StoreScalar(..) | Stmt::Prefetch(..) => {}
             Stmt::TileZero(_) | Stmt::TileLoad(..) | Stmt::TileStore(..) | Stmt::TileDot { .. } => {}
         }
     }

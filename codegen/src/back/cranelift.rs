@@ -237,7 +237,7 @@ impl<'a> Translate<'a> {
                 cranelift_ops::store_strided(self, *mem, *addr, *stride, *reg);
             }
             Stmt::StoreScalar(mem, addr, reg) => cranelift_ops::store_scalar(self, *mem, *addr, *reg),
-            Stmt::Prefetch(_) => {}
+            Stmt::Prefetch(..) => {}
             Stmt::TileZero(_) | Stmt::TileLoad(..) | Stmt::TileStore(..) | Stmt::TileDot { .. } => {
                 unreachable!("tiles::expand replaced them")
             }

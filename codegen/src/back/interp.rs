@@ -192,7 +192,7 @@ impl Thread<'_> {
                 let n = kernel_check::scalar_bytes(*mem);
                 self.memory(*addr, 0, n)?.copy_from_slice(&scalar_bytes(*mem, value)[..n]);
             }
-            Stmt::Prefetch(_) => {}
+            Stmt::Prefetch(..) => {}
             Stmt::TileZero(tile) => self.tiles[usize::from(tile.0)] = [[0; 64]; TILE_ROWS],
             Stmt::TileLoad(tile, addr, stride) => {
                 for row in 0..TILE_ROWS {

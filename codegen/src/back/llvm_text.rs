@@ -12,7 +12,7 @@ use super::byte_bounds;
 use super::llvm_ops;
 use super::tiles;
 use ir::kernel::uses_tiles;
-use ir::kernel::{Addr, Base, Bytes, Kernel, LANES, Mem, Op, ParamKind, Reg, ScalarMem, Split, Stmt, Tile, Ty};
+use ir::kernel::{Addr, Base, Bytes, Cache, Kernel, LANES, Mem, Op, ParamKind, Reg, ScalarMem, Split, Stmt, Tile, Ty};
 use ir::target::Isa;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -284,11 +284,14 @@ impl<'a> Function<'a> {
                 let at = self.addr(*addr);
                 self.line(&format!("store {ty} {value}, ptr {at}, align 1"));
             }
-            Stmt::Prefetch(addr) => {
+            Stmt::Prefetch(addr, cache) => {
                 let at = self.addr(*addr);
                 self.module.declarations.insert("void @llvm.prefetch.p0(ptr, i32, i32, i32)".to_owned());
-                // Into the second cache: that way the first cache's few outstanding misses do not bound the stream.
-                self.line(&format!("call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 2, i32 1)"));
+                let locality = match cache {
+                    Cache::First => 3,
+                    Cache::Second => 2,
+                };
+                self.line(&format!("call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 {locality}, i32 1)"));
             }
             Stmt::TileZero(tile) => self.tile("tilezero", &[("i8", &tile.0.to_string())]),
             Stmt::TileLoad(tile, addr, stride) => self.tile_rows("tileloadd64", *tile, *addr, *stride),

@@ -79,7 +79,7 @@ impl Expand {
                 | Stmt::Store(..)
                 | Stmt::StoreStrided(..)
                 | Stmt::StoreScalar(..)
-                | Stmt::Prefetch(_) => {
+                | Stmt::Prefetch(..) => {
                     out.push(stmt.clone());
                 }
             }

@@ -5,14 +5,14 @@
 use super::build::{Built, Role, Slot};
 use super::channel_tiles::SPARE_ROWS;
 use super::linear::{Blocking, Resident};
-use super::pages::{Choice, MOST_PAGES};
+use super::pages::Choice;
 use super::prologue::{Attended, Norm, alone};
 use super::record::Record;
 use super::{Dims, Error, append, attend, ffn, finalise, fork, head, project, qkv, sample, step_words};
 use ir::model::Model;
 use ir::program::{
-    Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, Launch, PAGE, PICK_WORDS, Program,
-    ROW_WORDS, RowOrder, STAT_WORDS, STEP_WORDS, Size, Source, Weight, mask_bytes,
+    Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, Launch, MOST_PAGES, PAGE, PICK_WORDS,
+    Program, ROW_WORDS, RowOrder, STAT_WORDS, STEP_WORDS, Size, Source, Weight, mask_bytes,
 };
 use ir::schedule::{Attention, KvFormat, ModelSchedule, Numerics, Prologue};
 use ir::tensor::{DType, SUPER_K, TILE_K, channel_block};
@@ -114,7 +114,8 @@ fn dims(model: &Model, s: &ModelSchedule) -> Result<Dims, Error> {
         schedule(always <= pages, "sinks and window", always, "must not exceed the pages attended to")?;
         schedule(pages <= 1 << 20, "pages", pages, "must be at most 1048576")?;
         let longest = context.div_ceil(PAGE as u64);
-        let fits = !s.attention.chooses() || longest <= MOST_PAGES.unsigned_abs();
+        let fits = !s.attention.chooses() || longest <= MOST_PAGES as u64;
+        const { assert!(MOST_PAGES * PAGE == 524_288) };
         check(fits, "context", context, "must be at most 524288 where pages are chosen by bounds")?;
     }
     schedule(s.tile_from <= 16, "tile_from", s.tile_from, "must be at most 16")?;

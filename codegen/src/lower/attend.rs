@@ -10,7 +10,7 @@ use super::attend_int8::Queries;
 use super::build::{Build, Built, Flt, Int, Place, Slot, Var, Vf};
 use super::math::exp;
 use super::{Dims, item_words, row_words, step_words};
-use ir::kernel::{Cmp, Mem, Split};
+use ir::kernel::{Cache, Cmp, Mem, Split};
 use ir::program::{Buf, CHUNK, GROUP, PAGE};
 use ir::schedule::KvFormat;
 
@@ -482,7 +482,7 @@ impl Attend<'_> {
                     for &next in &soon {
                         let next = b.scale_add(d, page_row / 4, next);
                         for line in (0..UNROLL * page_row).step_by(64) {
-                            b.prefetch(self.keys.at(next, line));
+                            b.prefetch(self.keys.at(next, line), Cache::Second);
                         }
                     }
                     for step in 0..UNROLL {
@@ -611,7 +611,7 @@ impl Attend<'_> {
                             if let Some(soon) = soon {
                                 let soon = b.scale_add(key, row_bytes, soon);
                                 for line in (64 * part..UNROLL * row_bytes).step_by(64 * count) {
-                                    b.prefetch(self.keys.at(soon, line));
+                                    b.prefetch(self.keys.at(soon, line), Cache::Second);
                                 }
                             }
                             let v_at = b.scale_add(key, row_bytes, values);

@@ -5,8 +5,8 @@
 //! asked for is what is emitted.
 
 use ir::kernel::{
-    Addr, Base, Bin, Bytes as Signs, Cmp, Kernel, Local, Mem, Op, Param, ParamKind, Reg, ScalarMem, Shift, Split, Stmt,
-    Tile, Ty, Un,
+    Addr, Base, Bin, Bytes as Signs, Cache, Cmp, Kernel, Local, Mem, Op, Param, ParamKind, Reg, ScalarMem, Shift,
+    Split, Stmt, Tile, Ty, Un,
 };
 use ir::program::{Arg, Buf};
 
@@ -558,8 +558,8 @@ impl Build {
     }
 
     /// Asks for a line early.
-    pub(super) fn prefetch(&mut self, addr: Addr) {
-        self.push(Stmt::Prefetch(addr));
+    pub(super) fn prefetch(&mut self, addr: Addr, into: Cache) {
+        self.push(Stmt::Prefetch(addr, into));
     }
 
     /// All bytes of a tile 0.

@@ -38,7 +38,7 @@ impl Product<'_> {
             }
             for group in 0..block / 4 {
                 if self.prefetch > 0 {
-                    b.prefetch(self.weights.at(weights, self.prefetch + group * GROUP_BYTES));
+                    self.ask(b, weights, group * GROUP_BYTES);
                 }
                 let u = b.load_bytes(self.weights.at(weights, group * GROUP_BYTES));
                 for (r, dots) in dots.iter_mut().enumerate() {

@@ -16,7 +16,7 @@ use super::build::{Build, Bytes, Int, Place, Var, Vf, Vi};
 use super::channel_tiles::{self, MOST_ROWS, TILE_ROWS};
 use super::record::Record;
 use super::step_words::RowsOfStep;
-use ir::kernel::{Cmp, Mem, Split};
+use ir::kernel::{Cache, Cmp, Mem, Split};
 use ir::schedule::Numerics;
 use ir::tensor::{DType, SUPER_K, Scales, TILE_K, TileFormat, channel_tile_bytes, tile_bytes};
 
@@ -276,6 +276,13 @@ struct Header {
 }
 
 impl Product<'_> {
+    /// Asks for the line of weights that the one at `offset` from byte `w` foretells. Rows of their own take up the first
+    /// cache, one or two leave it free for what is read once.
+    pub(super) fn ask(&self, b: &mut Build, w: Int, offset: i64) {
+        let into = if self.r > 2 { Cache::Second } else { Cache::First };
+        b.prefetch(self.weights.at(w, self.prefetch + offset), into);
+    }
+
     fn zeros(&self, b: &mut Build, n: i64) -> Vec<Var<Vf>> {
         let zero = b.vf(0.0);
         (0..n).map(|_| b.var(zero)).collect()
@@ -297,7 +304,7 @@ impl Product<'_> {
         let mut block = |b: &mut Build, header: Option<Header>, a: Int| {
             if self.prefetch > 0 {
                 for line in (0..f.block_bytes() as i64).step_by(64) {
-                    b.prefetch(self.weights.at(w.now(), self.prefetch + line));
+                    self.ask(b, w.now(), line);
                 }
             }
             each(b, header, w.now(), a);
@@ -462,7 +469,7 @@ impl Product<'_> {
         let end = b.add_const(x, 4 * self.rows.record.k());
         b.for_(x, end, 4 * UNROLL as i64, |b, x| {
             for line in (0..UNROLL as i64 * step).step_by(64).take_while(|_| self.prefetch > 0) {
-                b.prefetch(self.weights.at(w.now(), self.prefetch + line));
+                self.ask(b, w.now(), line);
             }
             for feature in 0..UNROLL {
                 let v = b.load(mem, self.weights.at(w.now(), feature as i64 * step));

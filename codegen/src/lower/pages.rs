@@ -16,8 +16,8 @@
 use super::build::{Build, Flt, Int, Place, Var, Vf};
 use super::math::exp;
 use super::{Dims, pick_words};
-use ir::kernel::{Cmp, Mem, Split};
-use ir::program::{Buf, PAGE};
+use ir::kernel::{Cache, Cmp, Mem, Split};
+use ir::program::{Buf, MOST_PAGES};
 
 /// Entries ahead that summaries are asked for: with fewer the memory's latency shows.
 const AHEAD: i64 = 16;
@@ -152,7 +152,7 @@ impl Select<'_> {
             let ahead = b.scale_add(ahead, 4, first);
             let ahead = self.summary_at(b, ahead, head);
             for line in (0..self.dims.head_summary_bytes()).step_by(64) {
-                b.prefetch(self.summary.at(ahead, line));
+                b.prefetch(self.summary.at(ahead, line), Cache::Second);
             }
             let base = self.summary_at(b, at, head);
             let none = b.vf(0.0);
@@ -347,6 +347,6 @@ impl Select<'_> {
     }
 }
 
-/// The most pages of a sequence that a choice has memory for.
-pub(super) const MOST_PAGES: i64 = 32 * 1024;
-const _: () = assert!(MOST_PAGES * 2 * 4 <= ir::kernel_check::LOCAL_BYTES as i64 && PAGE == 16);
+/// Bytes of locals that a kernel with a choice may have beside the choice's own.
+const BESIDE: i64 = 4096;
+const _: () = assert!(MOST_PAGES as i64 * 2 * 4 + BESIDE <= ir::kernel_check::LOCAL_BYTES as i64);

@@ -9,7 +9,7 @@ use super::prologue::{Norm, rows};
 use super::record::Record;
 use super::rounding::F16_MAX;
 use super::{Dims, row_words, step_words};
-use ir::kernel::Mem;
+use ir::kernel::{Cache, Mem};
 use ir::program::{Buf, PAGE};
 use ir::schedule::KvFormat;
 
@@ -177,12 +177,12 @@ impl Shared<'_> {
                 let at = self.key_place(b, row, unit);
                 let half = self.dims.head_dim / 2 * KEY_STRIDE;
                 for line in (0..16 * KEY_STRIDE).step_by(64).flat_map(|line| [line, half + line]) {
-                    b.prefetch(keys.at(at, line));
+                    b.prefetch(keys.at(at, line), Cache::Second);
                 }
             }
             Target::Value(values) => {
                 let at = self.value_place(b, row, unit);
-                b.prefetch(values.at(at, 0));
+                b.prefetch(values.at(at, 0), Cache::Second);
             }
         }
     }

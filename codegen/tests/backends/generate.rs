@@ -351,7 +351,7 @@ impl Make<'_> {
         };
         let addr = self.addr(body, bases, align);
         match self.pick(8) {
-            0 => body.push(Stmt::Prefetch(addr)),
+            0 => body.push(Stmt::Prefetch(addr, self.of(&[Cache::First, Cache::Second]))),
             1 | 2 => {
                 let reg = self.any(mem.ty());
                 let stride = align * [0, 1, 3, 7, 25, -1][self.pick(6)];

@@ -174,7 +174,8 @@ fn random_kernels_have_everything() {
         load_scalar.f16 load_scalar.f64 load_scalar.i32 load_scalar.i64 load_scalar.u8 lane iota tid store.f32 store.f16 store.bf16 \
         store.i32 store.u8 store.i8 store_strided.f32 store_strided.f16 store_strided.bf16 store_strided.i32 \
         store_strided.u8 store_strided.i8 store_scalar.f32 store_scalar.f16 store_scalar.f64 store_scalar.i32 store_scalar.i64 \
-        store_scalar.u8 tile_zero tile_load tile_store tile_dot.uu tile_dot.us tile_dot.su tile_dot.ss prefetch for parfor blocked cyclic if else";
+        store_scalar.u8 tile_zero tile_load tile_store tile_dot.uu tile_dot.us tile_dot.su tile_dot.ss \
+        prefetch.first prefetch.second for parfor blocked cyclic if else";
     let seen: std::collections::BTreeSet<&str> = text.split([' ', '\n']).collect();
     let missing: Vec<&str> = words.split_whitespace().filter(|word| !seen.contains(word)).collect();
     assert!(missing.is_empty(), "never generated: {missing:?}");

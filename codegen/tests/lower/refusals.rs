@@ -3,7 +3,8 @@
 use crate::machine::{Tiny, Widths, schedule};
 use codegen::lower::{Error, program};
 use ir::model::{Family, Model, Tensor};
-use ir::schedule::ModelSchedule;
+use ir::program::{MOST_PAGES, PAGE};
+use ir::schedule::{Attention, KvFormat, ModelSchedule};
 use ir::tensor::DType;
 
 const WIDTHS: Widths = [64, 2, 1, 32, 64, 48];
@@ -51,6 +52,26 @@ fn meanings_that_would_be_lost_are_refused() {
         let mut m = model(Family::Llama);
         m.tensors.push(Tensor { name: name.into(), dtype: DType::F32, shape: vec![64] });
         assert!(matches!(refused(&m), Error::Unsupported { tensor, .. } if tensor == name));
+    }
+}
+
+/// The longest context that pages may be chosen from, with all that a choice can need.
+#[test]
+fn the_longest_admitted_context_lowers() {
+    let attention = Attention::Sparse { pages: 64, sinks: 1, window: 8, dense_layers: 0, top_p: 950 };
+    for (context, fits) in [(MOST_PAGES * PAGE, true), (MOST_PAGES * PAGE + 1, false)] {
+        let mut m = model(Family::Llama);
+        m.context = context as u32;
+        let lowered = program(&m, &ModelSchedule { kv: KvFormat::Int8, attention, ..schedule() });
+        match lowered {
+            Ok(program) => {
+                assert!(fits);
+                for kernel in &program.kernels {
+                    ir::kernel_check::kernel(kernel).expect("well-formed");
+                }
+            }
+            Err(error) => assert!(!fits && matches!(error, Error::Model { field: "context", .. }), "{error}"),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Takes the name and the operands; returns the value or the cause of a failure. The checker's table of built-ins says
 //! which exist and types them; a name unknown here is an error of the run, never ignored.
 
+use super::prims::overflow;
 use crate::value::Value;
 use std::sync::Arc;
 
@@ -96,12 +97,24 @@ fn of_text(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
     }))
 }
 
+/// The integers of a list that has nothing else in it.
+fn whole(items: &[Value]) -> Option<Vec<i64>> {
+    let whole = |item: &Value| if let Value::Int(i) = item { Some(*i) } else { None };
+    items.iter().map(whole).collect::<Option<Vec<i64>>>().filter(|numbers| !numbers.is_empty())
+}
+
 fn of_list(name: &str, args: &[Value]) -> Option<Result<Value, String>> {
     let Some(Value::List(items)) = args.first() else { return None };
     let numbers = || items.iter().map(Value::number).collect::<Option<Vec<f64>>>();
     let like = items.first().cloned().unwrap_or(Value::Float(0.0));
     Some(Ok(match (name, args.len()) {
-        ("sum", 1) => same_kind(&like, numbers()?.iter().sum()),
+        ("sum", 1) => match whole(items) {
+            Some(numbers) => match numbers.into_iter().try_fold(0i64, i64::checked_add) {
+                Some(sum) => Value::Int(sum),
+                None => return Some(Err(overflow())),
+            },
+            None => same_kind(&like, numbers()?.iter().sum()),
+        },
         ("mean", 1) => {
             let numbers = numbers()?;
             let mean = numbers.iter().sum::<f64>() / numbers.len().max(1) as f64;
@@ -139,6 +152,10 @@ mod tests {
         assert_eq!(call("number", &[t("so 1 it is")]), Ok(Value::None));
         assert_eq!(call("mean", &[Value::list(vec![Value::Int(1), Value::Int(2)])]), Ok(Value::Float(1.5)));
         assert_eq!(call("mean", &[Value::list(vec![])]), Ok(Value::Float(0.0)));
+        let sum = |numbers: &[i64]| call("sum", &[Value::list(numbers.iter().map(|i| Value::Int(*i)).collect())]);
+        assert_eq!(sum(&[(1 << 53) + 1, 0]), Ok(Value::Int((1 << 53) + 1)), "no detour by floats");
+        assert!(sum(&[i64::MAX, 1]).is_err());
+        assert_eq!(call("sum", &[Value::list(vec![])]), Ok(Value::Float(0.0)));
         assert!(call("nonsense", &[t("x")]).is_err());
         assert!(call("floor", &[Value::Float(f64::NAN)]).is_err());
         let Ok(Value::List(p)) = call("softmax", &[Value::list(vec![Value::Float(0.0), Value::Float(0.0)])]) else {

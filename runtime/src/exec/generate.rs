@@ -224,6 +224,10 @@ impl<'a> Interp<'a> {
         // Sequences started later have higher indices; those that ran before stay in front.
         older.append(&mut work.live);
         work.live = older;
+        if work.stopped {
+            let cancelled = self.cut_off(site, work)?;
+            self.charge(&Usage { cancelled, ..Usage::default() });
+        }
         result
     }
 

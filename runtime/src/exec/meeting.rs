@@ -108,6 +108,16 @@ impl<'a> Meeting<'a> {
         table
     }
 
+    /// An arm that got no thread has failed; when it is its turn, nobody else would end that.
+    fn never_began(&self, arm: usize) {
+        let mut table = self.lock();
+        table.arms[arm].ended = true;
+        table.failed.get_or_insert(arm);
+        if table.turn == arm {
+            drop(self.pass(table, arm));
+        }
+    }
+
     /// Has all requests done and gives the replies to their arms.
     fn answer(&self, table: &mut Table<'a>) {
         let counts: Vec<usize> = table.arms.iter().map(|a| a.requests.len()).collect();
@@ -205,7 +215,7 @@ impl<'a> Interp<'a> {
                 let seat = Seat { meeting: meeting.clone(), arm: place };
                 let mut interp = me.clone();
                 interp.seat = Some(seat.clone());
-                scope.spawn(move || {
+                let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
                     let mut leaving = Leaving { seat: &seat, failed: true };
                     if !seat.wait_for_turn() {
                         return Err(Flow::from(RunError::Cancelled));
@@ -213,10 +223,14 @@ impl<'a> Interp<'a> {
                     let result = body(&mut interp, arm);
                     leaving.failed = result.is_err();
                     result
+                });
+                thread.map_err(|e| {
+                    meeting.never_began(place);
+                    Flow::from(RunError::Operation(format!("no thread for an arm of `par`: {e}")))
                 })
             };
             let handles: Vec<_> = arms.enumerate().map(run).collect();
-            handles.into_iter().map(|h| h.join().ok()).collect()
+            handles.into_iter().map(|h| h.map_or_else(|flow| Some(Err(flow)), |h| h.join().ok())).collect()
         });
         let failed = meeting.lock().failed;
         let lost = || Flow::from(RunError::Operation("an arm of `par` stopped without a result".to_owned()));

@@ -4,6 +4,7 @@
 //! Integers are checked, never wrap; quantities stop at zero when subtracted; the functions of `Prim::Call` are in
 //! [`super::builtins`], those that take functions in [`super::select`].
 
+use crate::chat::MAX_MESSAGES;
 use crate::value::{Context, EndReason, Record, Turn, Value};
 use ir::strategy::{Prim, Speaker};
 use std::cmp::Ordering;
@@ -86,7 +87,7 @@ fn plain(prim: &Prim, args: &[Value]) -> Result<Value, String> {
     }
 }
 
-fn overflow() -> String {
+pub(super) fn overflow() -> String {
     "the result does not fit a 64-bit integer".to_owned()
 }
 
@@ -200,7 +201,12 @@ fn template(parts: &[Option<String>], values: &[Value]) -> Result<Value, String>
 fn context_add(context: &Context, more: &Value) -> Result<Value, String> {
     let mut turns = context.turns.clone();
     match more {
-        Value::Ctx(other) => turns.extend(other.turns.iter().cloned()),
+        Value::Ctx(other) => {
+            if turns.len() + other.turns.len() > MAX_MESSAGES {
+                return Err(format!("a conversation of more than {MAX_MESSAGES} turns"));
+            }
+            turns.extend(other.turns.iter().cloned());
+        }
         Value::Sample(sample) => {
             let continued =
                 turns.last().is_some_and(|t| t.speaker == Speaker::Assistant && *sample.context == *context);
@@ -315,6 +321,8 @@ mod tests {
         assert!(double(&Prim::Tuple, Value::Int(1)).is_some());
         assert!(double(&Prim::Add, Value::text("ab")).is_some());
         assert!(double(&Prim::Add, Value::list(vec![Value::Int(1)])).is_some());
+        let turn = Turn { speaker: Speaker::User, text: Arc::from("a"), tokens: None };
+        assert!(double(&Prim::CtxAdd, Value::Ctx(Arc::new(Context { turns: vec![turn] }))).is_some());
     }
 
     #[test]
