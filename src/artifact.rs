@@ -38,10 +38,10 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// The first thing that is wrong with it.
 pub fn decode(path: &Path, bytes: &[u8]) -> Result<Artifact> {
-    // Nested regions are decoded by recursion: a thread with a stack of its own keeps a hostile file from ours.
+    // Regions are decoded by recursion, as deep as `ir::nested` allows: a thread with room for that, however it is built.
     let decode = || Artifact::decode(bytes);
     let outcome = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(512 << 20).spawn_scoped(scope, decode);
+        let thread = std::thread::Builder::new().stack_size(64 << 20).spawn_scoped(scope, decode);
         thread.map(|t| t.join())
     });
     match outcome {

@@ -208,6 +208,7 @@ Mended:
     sample(base, solve(q), n: 64, max: 1ktok)"
     E0305 "the program is too large"
 "Calls are expanded in place and types written out in full, so a short text can mean a huge program. Both are capped.
+So are the checks of a verifier, those of the verifiers inside `both` included.
 
 Fails:
     let a1 = (a0, a0); let a2 = (a1, a1); … let a20 = (a19, a19);

@@ -18,7 +18,7 @@ use std::fmt;
 
 const MAGIC: &[u8; 8] = b"INFERPLN";
 /// Version of the container and of everything inside.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 const ENTRY: usize = 16 + 8 + 8 + 32;
 const HEADER: usize = 8 + 4 + 4;
 const SECTIONS: [&str; 4] = ["manifest", "plan", "programs", "code"];

@@ -263,6 +263,7 @@ pub enum Op {
 
 /// A statement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub enum Stmt {
     /// Assign a register.
     Let(Reg, Op),
@@ -325,6 +326,8 @@ pub enum Stmt {
         b: (Tile, Bytes),
     },
 }
+
+crate::nested::counted!(Stmt);
 
 /// True if tiles occur anywhere in these statements.
 #[must_use]

@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod kernel_check;
 pub mod kernel_text;
 pub mod model;
+pub mod nested;
 pub mod plan;
 pub mod plan_check;
 pub mod plan_text;

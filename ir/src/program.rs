@@ -180,8 +180,6 @@ pub enum Arg {
     /// `[2][head_dim]` f16 at byte `(g + h·`[`head_blocks`]`)·block + i·4·head_dim`: the minimum, then the maximum of every
     /// channel over the keys of the page, rounded outwards. Only full pages have one.
     Summary(u32),
-    /// An integer.
-    Int(i64),
     /// Byte stride between threads in [`Buf::Scratch`].
     ScratchStride,
 }

@@ -10,12 +10,18 @@
 use crate::diagnostic::Span;
 use serde::{Deserialize, Serialize};
 
+crate::nested::counted!(Ty, Region);
+
+/// The most checks of one verifier, those of the verifiers inside it included.
+pub const MOST_CHECKS: u64 = 64;
+
 /// A variable, assigned exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Var(pub u32);
 
 /// A type, resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub enum Ty {
     /// No value.
     Unit,
@@ -225,6 +231,7 @@ pub struct Strategy {
 
 /// A sequence of binds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Region {
     /// Variables bound on entry.
     pub params: Vec<Var>,

@@ -298,7 +298,6 @@ impl LocalModel {
                 Arg::Weight(w, offset) => loaded.weights.address() + loaded.offsets[*w as usize] + offset,
                 Arg::Kv(layer, values) => store.address(*layer as usize, *values),
                 Arg::Summary(layer) => store.summary(*layer as usize),
-                Arg::Int(i) => *i as u64,
                 Arg::ScratchStride => stride,
             };
             let one = |l: &ir::program::Launch| {

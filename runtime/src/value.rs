@@ -285,6 +285,15 @@ pub enum Verifier {
     Lines(Vec<String>, Vec<Value>),
 }
 
+impl Verifier {
+    /// How many checks it makes at most, those of verifiers inside it included.
+    #[must_use]
+    pub fn checks(&self) -> u64 {
+        let of = |part: &Value| if let Value::Verifier(inner) = part { inner.checks() } else { 1 };
+        if let Self::All(parts) = self { parts.iter().map(of).sum() } else { 1 }
+    }
+}
+
 /// A value that cannot be had from its input.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: expected {expected}, found {found}")]

@@ -176,3 +176,22 @@ fn a_context_prefilled_again_has_the_same_bits_at_another_cost() {
     let used = |ran: &Ran| ran.result.as_ref().expect("runs").usage.prompt_tokens;
     assert!(used(&fresh) > used(&shared));
 }
+
+/// `both` of itself, in a loop that no proof follows: the run ends with a cause where the checks become too many.
+#[test]
+fn checks_do_not_double_without_end() {
+    for (times, taken) in [(6, true), (7, false), (40, false)] {
+        let verifier = |b: &mut Build, text| {
+            let mut all = b.op(Op::Verifier(VerifierOp::Exact(text)));
+            for _ in 0..times {
+                all = b.op(Op::Verifier(VerifierOp::All(vec![all, all])));
+            }
+            all
+        };
+        let ran = judged(None, verifier, None);
+        match ran.result {
+            Ok(_) => assert!(taken, "{times} doublings"),
+            Err(e) => assert!(!taken && format!("{e:?}").contains("at most 64"), "{times} doublings: {e:?}"),
+        }
+    }
+}

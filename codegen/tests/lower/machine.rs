@@ -360,7 +360,6 @@ impl Machine {
                     Value::Buffer(std::mem::take(&mut self.kv[layer as usize][usize::from(values)]))
                 }
                 Arg::Summary(layer) => Value::Buffer(std::mem::take(&mut self.summaries[layer as usize])),
-                Arg::Int(v) => Value::I64(v),
                 Arg::ScratchStride => Value::I64(stride as i64),
             })
             .collect();

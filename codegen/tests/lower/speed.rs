@@ -28,7 +28,6 @@ fn words(m: &mut Machine, launch: &Launch) -> Vec<u64> {
             Arg::Weight(i, at) => m.weights[i as usize].as_ptr() as u64 + at,
             Arg::Kv(layer, values) => m.kv[layer as usize][usize::from(values)].as_mut_ptr() as u64,
             Arg::Summary(layer) => m.summaries[layer as usize].as_mut_ptr() as u64,
-            Arg::Int(v) => v as u64,
             Arg::ScratchStride => 0,
         })
         .collect()

@@ -29,6 +29,8 @@ pub(crate) enum Value<'p> {
     Function(Rc<Closure<'p>>),
     /// A budget.
     Budget(Budget),
+    /// A verifier of so many checks.
+    Checks(u64),
 }
 
 /// An interval of integers; `None` is open.
@@ -141,6 +143,7 @@ pub(crate) fn join<'p>(a: Value<'p>, b: Value<'p>) -> Value<'p> {
             index: None,
         }),
         (Value::Function(a), Value::Function(b)) if Rc::ptr_eq(&a, &b) => Value::Function(a),
+        (Value::Checks(a), Value::Checks(b)) => Value::Checks(a.max(b)),
         _ => Value::Any,
     }
 }
@@ -158,6 +161,7 @@ pub(crate) fn covers(a: &Value<'_>, b: &Value<'_>) -> bool {
         (Value::Tuple(a), Value::Tuple(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| covers(a, b)),
         (Value::Budget(a), Value::Budget(b)) => a == b,
         (Value::Function(a), Value::Function(b)) => Rc::ptr_eq(a, b),
+        (Value::Checks(a), Value::Checks(b)) => a >= b,
         _ => false,
     }
 }

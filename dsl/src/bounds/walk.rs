@@ -9,9 +9,11 @@ use super::value::{self, Budget, Closure, Env, Number, POSITION, Value};
 use super::{of_param, unbounded};
 use crate::codes;
 use crate::hir::{
-    Const, Expr, ExprKind, For, Function, FunctionKind, Local, Part, Pattern, Prim, Program, Stmt, Ty, WithinBudget,
+    Const, Expr, ExprKind, For, Function, FunctionKind, Local, Part, Pattern, Prim, Program, Stmt, Ty, VerifierKind,
+    WithinBudget,
 };
 use ir::diagnostic::{Diagnostic, Span};
+use ir::strategy::MOST_CHECKS;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -243,16 +245,31 @@ impl<'p> Walk<'p> {
         }
     }
 
+    /// A verifier: as many checks as its parts have. A part that nothing is known of counts as one; runs count again.
+    fn checks(&mut self, e: &Expr, operands: &[Value<'_>]) -> Value<'p> {
+        let of = |v: &Value<'_>| if let Value::Checks(n) = v { *n } else { 1 };
+        let checks = match e.kind {
+            ExprKind::Verifier(VerifierKind::Both, _) => operands.iter().map(of).sum(),
+            _ => 1,
+        };
+        if checks > MOST_CHECKS {
+            let message = format!("`both` of {checks} checks: at most {MOST_CHECKS} are tried");
+            self.report(
+                Diagnostic::error(codes::E0305, e.span, message, "counted with those of the verifiers inside")
+                    .help("let one `command` or `lines` program make several checks"),
+            );
+        }
+        Value::Checks(checks.min(MOST_CHECKS))
+    }
+
     fn eval_rest(&mut self, e: &'p Expr) -> Value<'p> {
         match &e.kind {
             ExprKind::Score(a, b, _) => self.asks(&[&**a, &**b]),
             ExprKind::LogProb(a, b, c) | ExprKind::Choose(a, b, c) => self.asks(&[&**a, &**b, &**c]),
             ExprKind::Expect(a, b, _, _) => self.asks(&[&**a, &**b]),
             ExprKind::Verifier(_, operands) => {
-                operands.iter().for_each(|o| {
-                    self.eval(o);
-                });
-                Value::Any
+                let operands: Vec<_> = operands.iter().map(|o| self.eval(o)).collect();
+                self.checks(e, &operands)
             }
             ExprKind::Match(subject, arms) => {
                 let subject = self.eval(subject);

@@ -6,7 +6,8 @@
 
 use super::{Check, Facts, Kind, Node, Site, What};
 use ir::strategy::{
-    Action, Binding, Const, Generate, Level, Op, Part, Pat, Region, Rule, Speaker, Strategy, Var, VerifierOp,
+    Action, Binding, Const, Generate, Level, MOST_CHECKS, Op, Part, Pat, Region, Rule, Speaker, Strategy, Var,
+    VerifierOp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -350,6 +351,7 @@ impl Walk<'_> {
                     Known::Role(r) => vec![self.bound(r)],
                     _ => vec![Check::Command],
                 })
+                .take(MOST_CHECKS as usize)
                 .collect(),
         })
     }

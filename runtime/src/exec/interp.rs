@@ -7,7 +7,7 @@ use super::{Event, Failure, Options, RunError, TokenRules, Watch, prims};
 use crate::metrics::Metrics;
 use crate::value::{Budget, Context, Turn, Usage, Value, Verifier};
 use ir::plan::SitePlan;
-use ir::strategy::{Bind, Const, Op, Part, Pat, Prim, Region, Speaker, Var, VerifierOp};
+use ir::strategy::{Bind, Const, MOST_CHECKS, Op, Part, Pat, Prim, Region, Speaker, Var, VerifierOp};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -398,7 +398,12 @@ impl<'a> Interp<'a> {
                 }
             }
             VerifierOp::All(parts) => {
-                Verifier::All(parts.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>, _>>()?)
+                let all = Verifier::All(parts.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>, _>>()?);
+                if all.checks() > MOST_CHECKS {
+                    let why = format!("`both` of {} checks: at most {MOST_CHECKS} are tried", all.checks());
+                    return Err(Flow::from(RunError::Operation(why)));
+                }
+                all
             }
         };
         Ok(Value::Verifier(Arc::new(verifier)))

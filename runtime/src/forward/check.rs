@@ -57,7 +57,7 @@ pub(super) fn check(model: &Model, program: &Program) -> Result<()> {
                 Arg::Kv(layer, _) => *layer < model.layers,
                 Arg::Summary(layer) => *layer < model.layers && program.summary_bytes > 0,
                 Arg::Buf(buf) => *buf != Buf::Keys && *buf != Buf::Values,
-                Arg::Int(_) | Arg::ScratchStride => true,
+                Arg::ScratchStride => true,
             };
             if !known {
                 return fail(&place, format!("argument {arg:?} names nothing"));
