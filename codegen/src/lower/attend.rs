@@ -176,6 +176,13 @@ pub(super) struct Chunk {
     after: After,
 }
 
+impl Chunk {
+    /// Where keys and values are asked for: queries of one row leave the first cache free for what is read once.
+    pub(super) fn cache(&self) -> Cache {
+        if self.n == 1 { Cache::First } else { Cache::Second }
+    }
+}
+
 /// Where a unit's first pages are found.
 #[derive(Clone, Copy)]
 struct After {
@@ -482,7 +489,7 @@ impl Attend<'_> {
                     for &next in &soon {
                         let next = b.scale_add(d, page_row / 4, next);
                         for line in (0..UNROLL * page_row).step_by(64) {
-                            b.prefetch(self.keys.at(next, line), Cache::Second);
+                            b.prefetch(self.keys.at(next, line), c.cache());
                         }
                     }
                     for step in 0..UNROLL {
@@ -611,7 +618,7 @@ impl Attend<'_> {
                             if let Some(soon) = soon {
                                 let soon = b.scale_add(key, row_bytes, soon);
                                 for line in (64 * part..UNROLL * row_bytes).step_by(64 * count) {
-                                    b.prefetch(self.keys.at(soon, line), Cache::Second);
+                                    b.prefetch(self.keys.at(soon, line), c.cache());
                                 }
                             }
                             let v_at = b.scale_add(key, row_bytes, values);

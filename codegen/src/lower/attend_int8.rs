@@ -14,7 +14,7 @@ use super::Dims;
 use super::attend::{Attend, Chunk, QUERIES, SCORE_BYTES, together};
 use super::build::{Build, Bytes, Int, Place, Var, Vf, Vi};
 use super::rounding::{none_if_unsound, step};
-use ir::kernel::{Cache, Mem};
+use ir::kernel::Mem;
 use ir::program::PAGE;
 
 /// Keys of a page whose bytes of a dimension share a lane of values.
@@ -123,9 +123,9 @@ impl Attend<'_> {
                     Vec::new()
                 };
                 for (&next, &base) in soon.iter().zip(&bases) {
-                    b.prefetch(self.keys.at(next, dims.scales()), Cache::Second);
+                    b.prefetch(self.keys.at(next, dims.scales()), c.cache());
                     // A page's weights take these up just before its values.
-                    b.prefetch(self.values.at(base, dims.scales()), Cache::Second);
+                    b.prefetch(self.values.at(base, dims.scales()), c.cache());
                 }
                 let mut sums: Vec<Var<Vi>> = Vec::new();
                 for &q in &queries {
@@ -139,7 +139,7 @@ impl Attend<'_> {
                     for four in (0..step).step_by(4) {
                         let line = four * PAGE as i64;
                         for &next in &soon {
-                            b.prefetch(self.keys.at(next, line), Cache::Second);
+                            b.prefetch(self.keys.at(next, line), c.cache());
                         }
                         let k: Vec<Bytes> = at.iter().map(|&at| b.load_bytes(self.keys.at(at, line))).collect();
                         for (sums, &q) in sums.chunks(wide as usize).zip(&queries) {
@@ -202,7 +202,7 @@ impl Attend<'_> {
                     if block == 0 && first == 0 {
                         let soon = self.behind_values(b, c, page, pages, next);
                         for line in (0..dims.block_bytes()).step_by(64) {
-                            b.prefetch(self.keys.at(soon, line), Cache::Second);
+                            b.prefetch(self.keys.at(soon, line), c.cache());
                         }
                     }
                     if first == 0 {
