@@ -250,7 +250,7 @@ pub(crate) const DOCS: &[Builtin] = &[
         "both",
         "a: Verifier, b: Verifier, ..more: Verifier",
         "Verifier",
-        "all must pass; the planner may try the cheap ones first.",
+        "all must pass; the planner may try the cheap ones first. At most 64 checks, those of a `both` inside it included.",
         true,
     ),
     row(Kind::Format, "text", "", "Text", "free text; `.value` is the text.", true),
