@@ -37,9 +37,7 @@ impl Product<'_> {
                 dots.push((0..chains).map(|c| if c == 0 { from } else { none }).collect());
             }
             for group in 0..block / 4 {
-                if self.prefetch > 0 {
-                    self.ask(b, weights, group * GROUP_BYTES);
-                }
+                self.ask(b, weights, group * GROUP_BYTES);
                 let u = b.load_bytes(self.weights.at(weights, group * GROUP_BYTES));
                 for (r, dots) in dots.iter_mut().enumerate() {
                     let q = b.load_bytes4(self.rows.place.at(a, r as i64 * record.stride() + 4 * group));

@@ -71,7 +71,7 @@ impl Product<'_> {
         }
         for first in (0..features).step_by(CHANNEL_K) {
             let from = first * OUTPUTS;
-            for line in (from..from + TILE_BYTES).step_by(64).take_while(|_| self.prefetch > 0) {
+            for line in (from..from + TILE_BYTES).step_by(64) {
                 self.ask(b, w, line);
             }
             b.tile_load(WEIGHTS, self.weights.at(w, from), 64);

@@ -276,11 +276,13 @@ struct Header {
 }
 
 impl Product<'_> {
-    /// Asks for the line of weights that the one at `offset` from byte `w` foretells. Rows of their own take up the first
-    /// cache, one or two leave it free for what is read once.
+    /// Asks for the line of weights that the one at `offset` from byte `w` foretells, where lines are asked for at all. Rows
+    /// of their own take up the first cache, one or two leave it free for what is read once.
     pub(super) fn ask(&self, b: &mut Build, w: Int, offset: i64) {
-        let into = if self.r > 2 { Cache::Second } else { Cache::First };
-        b.prefetch(self.weights.at(w, self.prefetch + offset), into);
+        if self.prefetch > 0 {
+            let into = if self.r > 2 { Cache::Second } else { Cache::First };
+            b.prefetch(self.weights.at(w, self.prefetch + offset), into);
+        }
     }
 
     fn zeros(&self, b: &mut Build, n: i64) -> Vec<Var<Vf>> {
@@ -302,10 +304,8 @@ impl Product<'_> {
         let w = b.var(self.tile);
         let end = b.add_const(start, blocks * step);
         let mut block = |b: &mut Build, header: Option<Header>, a: Int| {
-            if self.prefetch > 0 {
-                for line in (0..f.block_bytes() as i64).step_by(64) {
-                    self.ask(b, w.now(), line);
-                }
+            for line in (0..f.block_bytes() as i64).step_by(64) {
+                self.ask(b, w.now(), line);
             }
             each(b, header, w.now(), a);
             let next = b.add_const(w.now(), f.block_bytes() as i64);
@@ -468,7 +468,7 @@ impl Product<'_> {
         let x = b.add_const(start, self.rows.record.floats());
         let end = b.add_const(x, 4 * self.rows.record.k());
         b.for_(x, end, 4 * UNROLL as i64, |b, x| {
-            for line in (0..UNROLL as i64 * step).step_by(64).take_while(|_| self.prefetch > 0) {
+            for line in (0..UNROLL as i64 * step).step_by(64) {
                 self.ask(b, w.now(), line);
             }
             for feature in 0..UNROLL {
