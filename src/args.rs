@@ -327,6 +327,10 @@ pub(crate) struct BenchArgs {
     /// may be repeated.
     #[arg(long = "pieces", value_name = "N", requires_all = ["roofs", "bytes"], conflicts_with_all = ["source", "kernels"])]
     pub pieces: Vec<u64>,
+    /// With --roofs and --bytes: also read the working sets, in order and by --pieces, as keys and values of 16 and of 8 bits,
+    /// with the products that N query heads of a KV head need (1 to 28); may be repeated.
+    #[arg(long = "queries", value_name = "N", requires_all = ["roofs", "bytes"], conflicts_with_all = ["source", "kernels"])]
+    pub queries: Vec<u32>,
     /// Case, with --kernels: decode:depth=2048 | branches:n=8,prompt=512,gen=64 | prefill:n=512 |
     /// score:n=16,prompt=512,len=128; may be repeated.
     #[arg(long = "case", value_name = "CASE", requires = "kernels", conflicts_with_all = ["source", "roofs"])]

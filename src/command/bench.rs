@@ -356,8 +356,8 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
     let machine = args.binding.machine(None, true)?;
     machine.runs_here()?;
     let isa = machine.target.isa;
-    let found =
-        roofs::measure(machine.threads, isa, machine.backend, machine.cache.as_ref(), &args.bytes, &args.pieces)?;
+    let sets = roofs::Sets { bytes: &args.bytes, pieces: &args.pieces, queries: &args.queries };
+    let found = roofs::measure(machine.threads, isa, machine.backend, machine.cache.as_ref(), sets)?;
     match args.format {
         Format::Json => print_json(json!({
             "threads": machine.threads, "isa": isa,
@@ -368,6 +368,10 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
             "scattered": found.scattered.iter().map(|s| json!({
                 "bytes": s.read.bytes, "piece": s.piece,
                 "bytes_per_second": s.read.best, "median_bytes_per_second": s.read.median,
+            })).collect::<Vec<_>>(),
+            "attended": found.attended.iter().map(|a| json!({
+                "bytes": a.read.bytes, "kv": a.kv.name(), "queries": a.queries, "piece": a.piece,
+                "bytes_per_second": a.read.best, "median_bytes_per_second": a.read.median,
             })).collect::<Vec<_>>(),
             "int8_macs_per_second": found.int8_macs, "int8_scaled_macs_per_second": found.int8_scaled_macs,
             "int8_scaled_min_macs_per_second": found.int8_scaled_min_macs, "f32_macs_per_second": found.f32_macs,
@@ -383,6 +387,11 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
             }
             for s in &found.scattered {
                 reading(&s.read, &format!(", scattered pieces of {} bytes", s.piece));
+            }
+            for a in &found.attended {
+                let pieces = a.piece.map_or(String::new(), |piece| format!(", scattered pieces of {piece} bytes"));
+                let (kv, queries) = (a.kv.name(), a.queries);
+                reading(&a.read, &format!(", {kv} with products for {queries} queries{pieces}"));
             }
             for (what, rate) in [
                 ("int8 products", found.int8_macs),

@@ -1,11 +1,14 @@
-//! The kernels that `inferc bench --roofs` times, as Kernel IR: loops that read memory and loops of products.
+//! The kernels that `inferc bench --roofs` times, as Kernel IR: loops that read memory, loops of products, and loops that read
+//! and multiply as attention does.
 //!
-//! Takes shapes; returns kernels over `input` and `out`, with a `count` of iterations for the team. Every kernel sums what it
-//! computes into its thread's line of `out`, so that no compiler leaves anything out. Runs nothing.
+//! Takes shapes; returns kernels over `input` and `out`, with a `count` of iterations for the team; those that read have a
+//! `table` of pieces and `factors`, too. Every kernel sums what it computes into its thread's line of `out`, so that no compiler
+//! leaves anything out. Runs nothing.
 
 use ir::kernel::{
     Addr, Base, Bin, Cache, Kernel, Mem, Op, Param, ParamKind, Reg, ScalarMem, Shift, Split, Stmt, Ty, Un,
 };
+use ir::schedule::KvFormat;
 
 /// Bytes of an iteration of the reading kernels that one thread takes at a time.
 pub(super) const PIECE: i64 = 64 << 10;
@@ -24,6 +27,11 @@ const WRITTEN_OUT: i64 = 4;
 const LINES: i64 = 32;
 /// Lines of bytes, and of floats behind them: together they stay in the first cache.
 pub(super) const BYTE_LINES: i64 = 2 * LINES;
+/// Parameters of the kernels that read: the table of pieces, and factors as the arithmetic loops have operands.
+const TABLE: u32 = 3;
+const FACTORS: u32 = 4;
+/// The most queries of a loop that attends: their sums fit the registers, and the factors of a step lie inside the operands.
+pub(super) const MOST_QUERIES: i64 = 28;
 
 /// A loop of products.
 #[derive(Clone, Copy, Debug)]
@@ -129,36 +137,146 @@ fn operand(index: Option<Reg>, line: i64, byte: i64) -> Addr {
     Addr { base: Base::Param(0), index, offset: line * 64 + byte }
 }
 
-/// Name of the kernel that reads in the order of addresses.
-pub(super) fn reading_name(ahead: i64) -> String {
-    format!("roof_read_{ahead}")
+/// What is done with what is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Words are summed: as little as can be done.
+    Sum,
+    /// What attention of one sequence does with keys and values, and nothing beside it: each vector is multiplied with a factor
+    /// of each of `queries` queries and added to a sum of that query. `vectors` neighbours have factors in common, as the pages
+    /// of a key's dimension have, and the dimensions of a token's value.
+    Attend {
+        /// Format of what is read.
+        kv: KvFormat,
+        /// Query heads of a KV head.
+        queries: i64,
+        /// Vectors taken together.
+        vectors: i64,
+        /// Whether each vector's factors stand at an address of their own, so that a product takes its own from memory.
+        copies: bool,
+    },
 }
 
-/// Sums all words of `count` pieces, eight lines a step.
-pub(super) fn reading(ahead: i64) -> Kernel {
+impl Work {
+    /// The loops that attend for so many queries, from 1 to [`MOST_QUERIES`], of which the fastest counts.
+    pub(super) fn attending(kv: KvFormat, queries: i64) -> Vec<Self> {
+        /// Sums that keep two units busy, or nearly, and fit the registers.
+        const SUMS: std::ops::RangeInclusive<i64> = 6..=MOST_QUERIES;
+        let vectors = [1, 2, 4, 8].into_iter().filter(|vectors| SUMS.contains(&(vectors * queries)));
+        let shapes = vectors.flat_map(|vectors| [false, true].map(|copies| (vectors, copies)));
+        shapes
+            .filter(|(vectors, copies)| *vectors > 1 || !copies)
+            .map(|(vectors, copies)| Self::Attend { kv, queries, vectors, copies })
+            .collect()
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Sum => "read".to_owned(),
+            Self::Attend { kv, queries, vectors, copies } => {
+                format!("attend_{kv:?}_{queries}_{vectors}{}", if copies { "_copies" } else { "" }).to_lowercase()
+            }
+        }
+    }
+
+    /// Sums, all zero, for steps over `lines` lines.
+    fn sums(self, k: &mut Draft, body: &mut Vec<Stmt>, lines: i64) -> Vec<Reg> {
+        let (count, ty) = match self {
+            Self::Sum => (lines, Ty::VI32),
+            Self::Attend { queries, vectors, .. } => (vectors * queries, self.ty()),
+        };
+        (0..count).map(|_| k.zero(body, ty)).collect()
+    }
+
+    fn ty(self) -> Ty {
+        match self {
+            Self::Attend { kv: KvFormat::F16, .. } => Ty::VF32,
+            Self::Sum | Self::Attend { kv: KvFormat::Int8, .. } => Ty::VI32,
+        }
+    }
+
+    /// Takes `lines` lines from byte `from` of the input on.
+    fn step(self, k: &mut Draft, body: &mut Vec<Stmt>, from: Reg, lines: i64, sums: &[Reg]) {
+        let input = |offset| Addr { base: Base::Param(0), index: Some(from), offset };
+        let Self::Attend { kv, queries, vectors, copies } = self else {
+            for (line, sum) in (0..lines).zip(sums) {
+                let words = k.put(body, Ty::VI32, Op::Load(Mem::I32, input(line * 64)));
+                body.push(Stmt::Let(*sum, Op::Bin(Bin::Add, *sum, words)));
+            }
+            return;
+        };
+        // Other factors at every step, from some lines that stay in the first cache.
+        let turn = k.put(body, Ty::I64, Op::Shift(Shift::RightLogical, from, 3));
+        let mask = k.int(body, 15 * 64);
+        let turn = k.put(body, Ty::I64, Op::Bin(Bin::And, turn, mask));
+        let size = match kv {
+            KvFormat::F16 => 32,
+            KvFormat::Int8 => 64,
+        };
+        let mut factors: Vec<Reg> = Vec::new();
+        for vector in 0..lines * 64 / size {
+            let (group, place) = (vector / vectors, vector % vectors);
+            let at = input(vector * size);
+            let read = match kv {
+                KvFormat::F16 => k.put(body, Ty::VF32, Op::Load(Mem::F16, at)),
+                KvFormat::Int8 => k.put(body, Ty::B64, Op::LoadBytes(at)),
+            };
+            if copies || place == 0 {
+                let first = if copies { group * vectors + place } else { group } * queries;
+                factors = (first..first + queries)
+                    .map(|factor| {
+                        let at = |line: i64| Addr {
+                            base: Base::Param(FACTORS),
+                            index: Some(turn),
+                            offset: line * 64 + factor * 4,
+                        };
+                        match kv {
+                            KvFormat::F16 => k.put(body, Ty::VF32, Op::LoadSplat(at(BYTE_LINES))),
+                            KvFormat::Int8 => k.put(body, Ty::B64, Op::LoadBytes4(at(0))),
+                        }
+                    })
+                    .collect();
+            }
+            for (query, factor) in (0..).zip(&factors) {
+                let sum = sums[usize::try_from(place * queries).unwrap_or(0) + query];
+                body.push(Stmt::Let(
+                    sum,
+                    match kv {
+                        KvFormat::F16 => Op::Fma(*factor, read, sum),
+                        KvFormat::Int8 => Op::Dot4(sum, read, *factor),
+                    },
+                ));
+            }
+        }
+    }
+}
+
+/// Name of the kernel that reads in the order of addresses.
+pub(super) fn reading_name(work: Work, ahead: i64) -> String {
+    format!("roof_{}_{ahead}", work.name())
+}
+
+/// Reads `count` pieces in the order of addresses, eight lines a step.
+pub(super) fn reading(work: Work, ahead: i64) -> Kernel {
     let mut k = Draft::default();
     let mut body = Vec::new();
     let count = k.put(&mut body, Ty::I64, Op::Param(2));
     let piece = k.reg(Ty::I64);
     let mut inner = Vec::new();
-    let sums: Vec<Reg> = (0..STRIDE / 64).map(|_| k.zero(&mut inner, Ty::VI32)).collect();
+    let sums = work.sums(&mut k, &mut inner, STRIDE / 64);
     let size = k.int(&mut inner, PIECE);
     let lo = k.put(&mut inner, Ty::I64, Op::Bin(Bin::Mul, piece, size));
     let hi = k.put(&mut inner, Ty::I64, Op::Bin(Bin::Add, lo, size));
     let var = k.reg(Ty::I64);
     let mut step = Vec::new();
-    for (line, sum) in (0_i64..).zip(&sums) {
-        let at = |offset| Addr { base: Base::Param(0), index: Some(var), offset };
-        if ahead > 0 {
-            step.push(Stmt::Prefetch(at(line * 64 + ahead), Cache::Second));
-        }
-        let words = k.put(&mut step, Ty::VI32, Op::Load(Mem::I32, at(line * 64)));
-        step.push(Stmt::Let(*sum, Op::Bin(Bin::Add, *sum, words)));
+    for line in (ahead..ahead + STRIDE).step_by(64).take_while(|_| ahead > 0) {
+        step.push(Stmt::Prefetch(Addr { base: Base::Param(0), index: Some(var), offset: line }, Cache::Second));
     }
+    work.step(&mut k, &mut step, var, STRIDE / 64, &sums);
     inner.push(Stmt::For { var, lo, hi, step: STRIDE, body: step });
-    k.deliver(&mut inner, &sums, Ty::VI32);
+    k.deliver(&mut inner, &sums, work.ty());
     body.push(Stmt::ParFor { var: piece, n: count, split: Split::Blocked, body: inner });
-    k.finish(reading_name(ahead), body)
+    k.finish_reading(reading_name(work, ahead), body)
 }
 
 /// The same distances in pieces of so many bytes, at least the next one: a single small piece ahead hides little of what its
@@ -170,13 +288,13 @@ pub(super) fn pieces_ahead(piece: i64) -> Vec<i64> {
 }
 
 /// Name of the kernel that reads pieces in the order of a table.
-pub(super) fn scattered_name(piece: i64, ahead: i64) -> String {
-    format!("roof_scattered_{piece}_{ahead}")
+pub(super) fn scattered_name(work: Work, piece: i64, ahead: i64) -> String {
+    format!("roof_{}_scattered_{piece}_{ahead}", work.name())
 }
 
-/// Sums all words of `count · PIECE` bytes in pieces of `piece` bytes, a power of two. `table` has the pieces' numbers in the
+/// Reads `count · PIECE` bytes in pieces of `piece` bytes, a power of two. `table` has the pieces' numbers in the
 /// order of reading, 32 bits each, and behind them `ahead` numbers of any pieces.
-pub(super) fn scattered(piece: i64, ahead: i64) -> Kernel {
+pub(super) fn scattered(work: Work, piece: i64, ahead: i64) -> Kernel {
     const NUMBER: i64 = 4;
     let mut k = Draft::default();
     let mut body = Vec::new();
@@ -184,14 +302,14 @@ pub(super) fn scattered(piece: i64, ahead: i64) -> Kernel {
     let part = k.reg(Ty::I64);
     let mut inner = Vec::new();
     let stride = piece.min(STRIDE);
-    let sums: Vec<Reg> = (0..stride / 64).map(|_| k.zero(&mut inner, Ty::VI32)).collect();
+    let sums = work.sums(&mut k, &mut inner, stride / 64);
     let size = k.int(&mut inner, PIECE / piece * NUMBER);
     let lo = k.put(&mut inner, Ty::I64, Op::Bin(Bin::Mul, part, size));
     let hi = k.put(&mut inner, Ty::I64, Op::Bin(Bin::Add, lo, size));
     let entry = k.reg(Ty::I64);
     let mut of_piece = Vec::new();
     let mut start_of = |k: &mut Draft, later: i64| {
-        let at = Addr { base: Base::Param(3), index: Some(entry), offset: later * NUMBER };
+        let at = Addr { base: Base::Param(TABLE), index: Some(entry), offset: later * NUMBER };
         let number = k.put(&mut of_piece, Ty::I64, Op::LoadScalar(ScalarMem::I32, at));
         k.put(&mut of_piece, Ty::I64, Op::Shift(Shift::Left, number, piece.trailing_zeros()))
     };
@@ -201,22 +319,19 @@ pub(super) fn scattered(piece: i64, ahead: i64) -> Kernel {
     let distance = k.put(&mut of_piece, Ty::I64, Op::Bin(Bin::Sub, next, start));
     let var = k.reg(Ty::I64);
     let mut step = Vec::new();
-    let later = k.put(&mut step, Ty::I64, Op::Bin(Bin::Add, var, distance));
-    for (line, sum) in (0_i64..).zip(&sums) {
-        let at = |index| Addr { base: Base::Param(0), index: Some(index), offset: line * 64 };
-        if ahead > 0 {
-            step.push(Stmt::Prefetch(at(later), Cache::Second));
+    if ahead > 0 {
+        let later = k.put(&mut step, Ty::I64, Op::Bin(Bin::Add, var, distance));
+        for line in (0..stride).step_by(64) {
+            let at = Addr { base: Base::Param(0), index: Some(later), offset: line };
+            step.push(Stmt::Prefetch(at, Cache::Second));
         }
-        let words = k.put(&mut step, Ty::VI32, Op::Load(Mem::I32, at(var)));
-        step.push(Stmt::Let(*sum, Op::Bin(Bin::Add, *sum, words)));
     }
+    work.step(&mut k, &mut step, var, stride / 64, &sums);
     of_piece.push(Stmt::For { var, lo: start, hi: end, step: stride, body: step });
     inner.push(Stmt::For { var: entry, lo, hi, step: NUMBER, body: of_piece });
-    k.deliver(&mut inner, &sums, Ty::VI32);
+    k.deliver(&mut inner, &sums, work.ty());
     body.push(Stmt::ParFor { var: part, n: count, split: Split::Blocked, body: inner });
-    let mut kernel = k.finish(scattered_name(piece, ahead), body);
-    kernel.params.push(Param { name: "table".to_owned(), kind: ParamKind::Read });
-    kernel
+    k.finish_reading(scattered_name(work, piece, ahead), body)
 }
 
 /// Every operand read times every operand kept, each pair with an accumulator of its own.
@@ -359,10 +474,17 @@ impl Draft {
     }
 
     fn finish(self, name: String, body: Vec<Stmt>) -> Kernel {
-        let param = |name: &str, kind| Param { name: name.to_owned(), kind };
-        let params =
-            vec![param("input", ParamKind::Read), param("out", ParamKind::Write), param("count", ParamKind::I64)];
+        let params = [("input", ParamKind::Read), ("out", ParamKind::Write), ("count", ParamKind::I64)];
+        let params = params.map(|(name, kind)| Param { name: name.to_owned(), kind }).into();
         Kernel { name, params, locals: Vec::new(), regs: self.regs, body }
+    }
+
+    /// A kernel that reads: it may look at a table of pieces and at factors.
+    fn finish_reading(self, name: String, body: Vec<Stmt>) -> Kernel {
+        let mut kernel = self.finish(name, body);
+        let more = ["table", "factors"].map(|name| Param { name: name.to_owned(), kind: ParamKind::Read });
+        kernel.params.extend(more);
+        kernel
     }
 }
 
@@ -370,14 +492,47 @@ impl Draft {
 mod tests {
     use super::*;
 
+    /// Every address that is loaded from.
+    fn each_address(body: &[Stmt], seen: &mut dyn FnMut(Addr)) {
+        for stmt in body {
+            match stmt {
+                Stmt::Let(_, Op::LoadSplat(at) | Op::LoadBytes4(at)) => seen(*at),
+                Stmt::For { body, .. } | Stmt::ParFor { body, .. } => each_address(body, seen),
+                _ => (),
+            }
+        }
+    }
+
     #[test]
     fn kernels_are_well_formed_and_touch_only_their_buffers() {
-        for ahead in AHEAD {
-            assert_eq!(ir::kernel_check::kernel(&reading(ahead)), Ok(()));
-        }
-        for piece in [64, 256, 1024, PIECE] {
-            for ahead in pieces_ahead(piece) {
-                assert_eq!(ir::kernel_check::kernel(&scattered(piece, ahead)), Ok(()));
+        let attending = |kv| {
+            (1..=MOST_QUERIES).flat_map(move |queries| {
+                let loops = Work::attending(kv, queries);
+                assert!(!loops.is_empty(), "{queries}");
+                loops
+            })
+        };
+        let mut names = std::collections::BTreeSet::new();
+        let mut check = |kernel: Kernel| {
+            assert_eq!(ir::kernel_check::kernel(&kernel), Ok(()));
+            // Of a kernel's factors the farthest, with the turn that moves them, lie inside the operands.
+            let mut most = 0;
+            each_address(&kernel.body, &mut |at| {
+                if at.base == Base::Param(FACTORS) {
+                    most = most.max(at.offset + 15 * 64 + 4);
+                }
+            });
+            assert!(most <= 2 * BYTE_LINES * 64, "{most}");
+            assert!(names.insert(kernel.name.clone()), "{} twice", kernel.name);
+        };
+        for work in [Work::Sum].into_iter().chain(attending(KvFormat::F16)).chain(attending(KvFormat::Int8)) {
+            for ahead in AHEAD {
+                check(reading(work, ahead));
+            }
+            for piece in [64, 256, 1024, PIECE] {
+                for ahead in pieces_ahead(piece) {
+                    check(scattered(work, piece, ahead));
+                }
             }
         }
         assert_eq!(
