@@ -183,6 +183,15 @@ impl Chunk {
     }
 }
 
+/// Which bytes of a page of values one of `count` parts of the loop over keys asks for, in the order of addresses: where they
+/// begin, and how many a turn of `unroll` keys takes.
+fn stretch(dims: &Dims, unroll: i64, (part, count): (i64, i64)) -> (i64, i64) {
+    let (lines, turns) = (dims.block_bytes() / 64, PAGE as i64 / unroll);
+    let each = (lines / turns + count - 1) / count;
+    let mine = each.min(lines / turns - part * each).max(0);
+    (64 * turns * part * each, 64 * mine)
+}
+
 /// Where a unit's first pages are found.
 #[derive(Clone, Copy)]
 struct After {
@@ -418,6 +427,21 @@ impl Attend<'_> {
         b.add(page, most)
     }
 
+    /// Where a turn of the loop over dimensions, at the queries' byte `d`, asks for the pages `soon`: as many bytes as it
+    /// takes, in the order of addresses, one page after the other. Memory delivers that order faster than two pages in
+    /// turn (a tenth of the time of one sequence on Zen 5).
+    fn in_order(&self, b: &mut Build, soon: &[Int], d: Int) -> Int {
+        let (dims, count) = (self.dims, soon.len() as i64);
+        let bytes = 4 * dims.head_dim;
+        let mut base = soon[0];
+        for (j, &page) in (0..).zip(soon).skip(1) {
+            let (from, before) = (b.int(j * bytes / count), b.int(j * dims.block_bytes()));
+            let page = b.sub(page, before);
+            base = b.select(Cmp::Lt, d, from, base, page);
+        }
+        b.scale_add(d, count * dims.kv_bytes() * PAGE as i64 / 4, base)
+    }
+
     /// Queries of the chunk's rows.
     fn queries(&self, c: &Chunk) -> i64 {
         c.n * self.dims.group()
@@ -486,9 +510,9 @@ impl Attend<'_> {
                 b.for_to(4 * dims.head_dim, 4 * UNROLL, |b, d| {
                     let q_at = b.add(base, d);
                     let k_at: Vec<Int> = keys.iter().map(|&k| b.scale_add(d, page_row / 4, k)).collect();
-                    for &next in &soon {
-                        let next = b.scale_add(d, page_row / 4, next);
-                        for line in (0..UNROLL * page_row).step_by(64) {
+                    if prefetch {
+                        let next = self.in_order(b, &soon, d);
+                        for line in (0..wide * UNROLL * page_row).step_by(64) {
                             b.prefetch(self.keys.at(next, line), c.cache());
                         }
                     }
@@ -612,12 +636,13 @@ impl Attend<'_> {
                     }
                     let weights = self.scores_of(b, c, page);
                     let parts = sums.chunks(together as usize);
-                    let count = parts.len();
+                    let count = parts.len() as i64;
                     for (part, sums) in (0..).zip(parts) {
                         b.for_to(PAGE as i64, UNROLL, |b, key| {
                             if let Some(soon) = soon {
-                                let soon = b.scale_add(key, row_bytes, soon);
-                                for line in (64 * part..UNROLL * row_bytes).step_by(64 * count) {
+                                let (from, size) = stretch(dims, UNROLL, (part, count));
+                                let soon = b.scale_add(key, size / UNROLL, soon);
+                                for line in (from..from + size).step_by(64) {
                                     b.prefetch(self.keys.at(soon, line), c.cache());
                                 }
                             }
