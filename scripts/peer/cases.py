@@ -189,12 +189,13 @@ def ours_command(inferc, model, threads, case):
     ]
 
 
-def roofs_command(inferc, threads, sets, pieces):
+def roofs_command(inferc, threads, sets, pieces, queries):
     """Our measurement of what the machine can do at most, with the read bandwidth for working sets of so many bytes, in order
-    and in scattered pieces of so many."""
+    and in scattered pieces of so many, alone and with the products of so many queries."""
     bytes_ = [x for size in sets for x in ("--bytes", str(size))]
     scattered = [x for size in pieces for x in ("--pieces", str(size))]
-    return [inferc, "bench", "--roofs", "--threads", str(threads), *bytes_, *scattered, "--format", "json"]
+    products = [x for count in queries for x in ("--queries", str(count))]
+    return [inferc, "bench", "--roofs", "--threads", str(threads), *bytes_, *scattered, *products, "--format", "json"]
 
 
 def _driver(bin_dir, model, threads, setting, kind):

@@ -211,7 +211,25 @@ def _reason(row, record, threads):
     if possible < row.target:
         return f"{head} The roof itself ({at_most:.0f} tok/s, {_bound(record)}) is {possible:.2f}× of the peer: the target is out of reach here."
     reached = f"{head} The roof ({at_most:.0f} tok/s, {_bound(record)}) would allow {possible:.1f}×; ours reaches {100 * share:.0f} % of it."
-    return f"{reached} {_parts(record)}"
+    return f"{reached}{_with_products(row, record)} {_parts(record)}"
+
+
+def _with_products(row, record):
+    """What a decode could have with attention's products beside its reads."""
+    roof = record["roof"]
+    rate = roof.get("with_products_tokens_per_second")
+    if not rate:
+        return ""
+    loops = [roof.get("attended_bytes_per_second"), roof.get("attended_scattered_bytes_per_second")]
+    speeds = " and ".join(
+        f"{speed / 1e9:.1f} GB/s {where}" for speed, where in zip(loops, ("in order", "in scattered pages")) if speed
+    )
+    share, possible = record["ours"]["median"] / rate, rate / record["peer"]["median"]
+    beyond = ": the target is out of reach" if possible < row.target else ""
+    return (
+        f" Loops that have attention's products beside their reads ({speeds}) would allow {possible:.1f}×{beyond}; "
+        f"ours reaches {100 * share:.0f} % of that."
+    )
 
 
 def _parts(record):
@@ -300,10 +318,11 @@ def _roofs(good):
         "Rates measured before every repeat, the median, all threads together; bytes and products of one step (a prefill or a scoring is one step).",
         "In brackets: the part of the bytes that is chosen pages, and the rate of scattered pieces of their size. Int8: products alone / in",
         "blocks with scales / with scales and minima. What a block's scales need on the same units is counted: a matrix has the rate of the",
-        "way it is stored. The peer may pass a roof only by arithmetic that these kernels do not have (matrix extensions).",
+        "way it is stored. The peer may pass a roof only by arithmetic that these kernels do not have (matrix extensions). The last column",
+        "takes a decode's keys and values at the rate of loops that have attention's products beside their reads.",
         "",
-        "| model | case | threads | read GB/s | int8 G products/s | f32 G products/s | MB a step | M products a token | roof tok/s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | case | threads | read GB/s | int8 G products/s | f32 G products/s | MB a step | M products a token | roof tok/s | with attention's products |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row, roof, threads in bounded:
         each = sum(_macs(roof).values()) / roof["rows_per_step"]
@@ -315,6 +334,7 @@ def _roofs(good):
         cells = [
             *(_short(row.model), label(row.case), str(threads), read, " / ".join(f"{rate / 1e9:.0f}" for rate in int8)),
             *(f"{roof['f32_macs_per_second'] / 1e9:.0f}", size, f"{each / 1e6:.0f}", f"{roof['tokens_per_second']:.0f}"),
+            f"{together:.0f}" if (together := roof.get("with_products_tokens_per_second")) else "–",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from cases import DEFAULT_GEN, Setting, ours_command, peer_command, roofs_command, settings_of, state_command, tool_command
 from machine import Busy, allowed_cpus, wait_until_quiet
-from roof import KINDS, pieces, roof_of, working_sets
+from roof import KINDS, pieces, queries, roof_of, working_sets
 
 # A setting whose trial is this many times slower than the fastest is out; those nearer are tried again, interleaved.
 _HOPELESS = 1.5
@@ -325,7 +325,8 @@ def _median_rates(roofs):
         return None
     names = [name for name in (f"{kind}_macs_per_second" for kind in KINDS) if all(r.get(name) for r in good)]
     middle = {name: statistics.median(r[name] for r in good) for name in names}
-    return {**middle, "read": _median_points(good, "read", ("bytes",)), "scattered": _median_points(good, "scattered", ("bytes", "piece"))}
+    fields = {"read": ("bytes",), "scattered": ("bytes", "piece"), "attended": ("bytes", "kv", "queries", "piece")}
+    return {**middle, **{kind: _median_points(good, kind, names) for kind, names in fields.items()}}
 
 
 def _median_points(roofs, kind, fields):
@@ -342,7 +343,8 @@ def _measure_roofs(session, case, gen, progress):
     try:
         sets = working_sets(session.model_bytes, [case], gen)
         scattered = pieces(session.model_bytes, [case], gen)
-        text, share = run(session, roofs_command(session.inferc, session.threads, sets, scattered))
+        products = queries(session.model_bytes, [case])
+        text, share = run(session, roofs_command(session.inferc, session.threads, sets, scattered, products))
     except BenchError as error:
         print(f"bench-peer: no roofs: {error}", file=sys.stderr)
         return None

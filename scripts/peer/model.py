@@ -54,6 +54,11 @@ class ModelBytes:
     kv_vectors: int
     key_length: int
 
+    @property
+    def queries(self):
+        """Query heads of a KV head; of layers that differ, the average."""
+        return max(1, round(2 * self.attention_macs / self.kv_per_position)) if self.kv_per_position else 1
+
     def kv_bytes(self, rounded):
         """Bytes of keys and values per position: with 16-bit elements, or rounded to int8 with a 32-bit scale per vector."""
         return self.kv_per_position / 2 + 4 * self.kv_vectors if rounded else self.kv_per_position

@@ -9,7 +9,8 @@ the bound is a little lower than what can be had.
 
 A case that allows losses reads what its choice leaves: keys and values of 8 bits with their scales, attended to in int8; a
 part of the pages in all layers but the first, and of the others the summaries that choose them. Chosen pages lie scattered and
-are read at the rate of such pieces. Matrices of the class int8 per channel are read as a byte a weight, at the rate of byte
+are read at the rate of such pieces. A second, lower bound of a decode takes keys and values at the rate of a loop that has
+attention's products beside its reads: what the bound above counts apart, and takes the longer of, one core does together. Matrices of the class int8 per channel are read as a byte a weight, at the rate of byte
 products alone; the output matrix stays as stored.
 """
 
@@ -23,11 +24,13 @@ KINDS = ("int8", "int8_scaled", "int8_scaled_min", "f32")
 
 # Sizes of pieces that can be measured, bytes; a power of two.
 _LEAST_PIECE, _MOST_PIECE = 64, 65536
+# The most queries of a loop with products.
+_MOST_QUERIES = 28
 
 
 def decode_needs(model, case, own):
-    """Bytes, of them those of scattered pages, products of bytes and of floats of one decoded token over `own` cached positions,
-    without the products of matrices."""
+    """Bytes, of them keys and values that are attended to in order, and in scattered pages; products of bytes and of floats: of
+    one decoded token over `own` cached positions, without the products of matrices."""
     lossy = dict(case.lossy)
     rounded = lossy.get("kv") == "int8"
     kind, _, rest = lossy.get("attention", "").partition(":")
@@ -41,8 +44,9 @@ def decode_needs(model, case, own):
     # A summary is two vectors of 16-bit elements for a head's keys: as much as a position's key and value. Weighing it is a
     # product per element of a query: half of attending to a position.
     size = _weights(model, case) + attended * model.kv_bytes(rounded) + weighed * model.kv_per_position
+    in_order = attended * model.kv_bytes(rounded) - scattered
     attention, weighing = attended * model.attention_macs, weighed * model.attention_macs / 2
-    return size, scattered, attention if rounded else 0, weighing + (0 if rounded else attention)
+    return size, in_order, scattered, attention if rounded else 0, weighing + (0 if rounded else attention)
 
 
 def _per_channel(case):
@@ -67,11 +71,11 @@ def _matrices(model, case, rows, heads):
 
 
 def needs(model, case, gen):
-    """What one step of a case needs: rows (tokens), bytes, of them scattered ones, and products by kind. Prefill and scoring
-    count as one step."""
+    """What one step of a case needs: rows (tokens), bytes, of them (in a decode) keys and values attended to in order, and scattered
+    ones, and products by kind. Prefill and scoring count as one step."""
     if case.kind == "decode":
         rows = heads = 1
-        size, scattered, int8, f32 = decode_needs(model, case, case["depth"] + gen / 2)
+        size, in_order, scattered, int8, f32 = decode_needs(model, case, case["depth"] + gen / 2)
     else:
         if case.kind == "branches":
             rows = heads = case["n"]
@@ -83,12 +87,13 @@ def needs(model, case, gen):
             rows = heads = case["n"] * case["len"]
             own = case["prompt"] + (case["len"] + 1) / 2
             positions = case["prompt"] + rows
-        size, scattered = _weights(model, case) + model.kv_per_position * positions, 0
+        size, in_order, scattered = _weights(model, case) + model.kv_per_position * positions, 0, 0
         int8, f32 = 0, rows * own * model.attention_macs
     macs = _matrices(model, case, rows, heads)
     macs["int8"] += int8
     macs["f32"] += f32
-    return {"rows": rows, "bytes": size, "scattered_bytes": scattered, **{f"{kind}_macs": macs[kind] for kind in KINDS}}
+    sizes = {"bytes": size, "attended_bytes": in_order, "scattered_bytes": scattered}
+    return {"rows": rows, **sizes, **{f"{kind}_macs": macs[kind] for kind in KINDS}}
 
 
 def working_sets(model, cases, gen):
@@ -105,6 +110,11 @@ def piece_of(model, case):
 def pieces(model, cases, gen):
     """Sizes of the scattered pieces that the cases read, in rising order."""
     return sorted({piece_of(model, case) for case in cases if needs(model, case, gen)["scattered_bytes"]})
+
+
+def queries(model, cases):
+    """Counts of queries whose products stand beside reads: of the model where there is a decode; none otherwise."""
+    return [min(model.queries, _MOST_QUERIES)] if any(case.kind == "decode" for case in cases) else []
 
 
 def bandwidth(points, size):
@@ -135,8 +145,15 @@ def roof_of(model, case, rates, gen):
     scattered = bandwidth(of_piece, need["bytes"]) or reads
     reading = (need["bytes"] - need["scattered_bytes"]) / reads + need["scattered_bytes"] / scattered
     computing = sum(need[f"{kind}_macs"] / rate[kind] for kind in KINDS)
+    attending = _attending(model, case, rates, need)
+    beside = (need["bytes"] - need["attended_bytes"] - need["scattered_bytes"]) / reads
+    together = max(beside + sum(attending), computing) if attending else None
     return {
         "tokens_per_second": need["rows"] / max(reading, computing),
+        "with_products_tokens_per_second": need["rows"] / together if together else None,
+        "attended_bytes_per_second": need["attended_bytes"] / attending[0] if attending and attending[0] else None,
+        "attended_scattered_bytes_per_second": need["scattered_bytes"] / attending[1] if attending and attending[1] else None,
+        "attended_bytes_per_step": need["attended_bytes"],
         "bound": "reading" if reading >= computing else "arithmetic",
         "reading_seconds_per_step": reading,
         "arithmetic_seconds_per_step": computing,
@@ -148,3 +165,18 @@ def roof_of(model, case, rates, gen):
         "scattered_bytes_per_second": scattered,
         **{f"{kind}_macs_per_second": rate[kind] for kind in KINDS},
     }
+
+
+def _attending(model, case, rates, need):
+    """Seconds of a decode's attention to what lies in order, and to scattered pages, with products beside the reads; None where
+    that was not measured."""
+    kv = "int8" if dict(case.lossy).get("kv") == "int8" else "f16"
+    counts = queries(model, [case])
+    points = [p for p in rates.get("attended") or [] if p["kv"] == kv and [p["queries"]] == counts]
+    seconds = []
+    for size, piece in ((need["attended_bytes"], None), (need["scattered_bytes"], piece_of(model, case))):
+        rate = bandwidth([p for p in points if p["piece"] == piece], need["bytes"])
+        if size and not rate:
+            return None
+        seconds.append(size / rate if size else 0)
+    return seconds if counts and sum(seconds) else None

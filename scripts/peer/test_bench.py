@@ -43,7 +43,9 @@ if name == "inferc" and "--roofs" in args:
     scattered = [{"bytes": s, "piece": p, "bytes_per_second": 5e5} for s in sizes for p in pieces]
     rates = {"int8": 4e5, "int8_scaled": 2e5, "int8_scaled_min": 1.6e5, "f32": 1e5}
     rates = {kind + "_macs_per_second": rate for kind, rate in rates.items()}
-    print(json.dumps({"format_version": 1, "threads": 1, "read": read, "scattered": scattered, **rates}))
+    ways = [{"kv": kv, "queries": int(args[i + 1])} for i, a in enumerate(args) if a == "--queries" for kv in ("f16", "int8")]
+    attended = [{"bytes": s, **way, "piece": p, "bytes_per_second": 4e5} for s in sizes for way in ways for p in (None, *pieces)]
+    print(json.dumps({"format_version": 1, "threads": 1, "read": read, "scattered": scattered, "attended": attended, **rates}))
 elif name == "inferc":
     case = after("--case")
     if os.environ.get("OURS") == "crash": sys.exit("no such case: " + case)
@@ -207,10 +209,10 @@ class Roof(unittest.TestCase):
     def needs(self, case, gen=64):
         return roof.needs(self.sizes, cases.parse_case(case) if isinstance(case, str) else case, gen)
 
-    def assert_needs(self, found, rows, size, scattered, macs):
+    def assert_needs(self, found, rows, size, attended, scattered, macs):
         """`macs`: products in the order of the kinds."""
-        names = ("rows", "bytes", "scattered_bytes", *(f"{kind}_macs" for kind in roof.KINDS))
-        self.assertEqual(found, dict(zip(names, (rows, size, scattered, *macs))))
+        names = ("rows", "bytes", "attended_bytes", "scattered_bytes", *(f"{kind}_macs" for kind in roof.KINDS))
+        self.assertEqual(found, dict(zip(names, (rows, size, attended, scattered, *macs))))
 
     def test_bandwidth_between_measured_sizes(self):
         rates = {"read": [{"bytes": 1e8, "bytes_per_second": 20.0}, {"bytes": 1e6, "bytes_per_second": 60.0}]}
@@ -220,30 +222,30 @@ class Roof(unittest.TestCase):
         self.assertIsNone(roof.bandwidth(None, 1e9))
 
     def test_work_of_a_step(self):
-        self.assert_needs(self.needs("decode:depth=8", 4), 1, 1100, 0, (0, 110, 90, 10 + 40))
+        self.assert_needs(self.needs("decode:depth=8", 4), 1, 1100, 100, 0, (0, 110, 90, 10 + 40))
         # The prompt is read once for all branches, attended by each.
-        self.assert_needs(self.needs("branches:n=3,prompt=8,gen=4"), 3, 1000 + 10 * (8 + 6), 0, (0, 330, 270, 30 + 3 * 10 * 4))
+        self.assert_needs(self.needs("branches:n=3,prompt=8,gen=4"), 3, 1000 + 10 * (8 + 6), 0, 0, (0, 330, 270, 30 + 3 * 10 * 4))
         # One row of logits; row i attends i positions.
-        self.assert_needs(self.needs("prefill:n=9"), 9, 1090, 0, (0, 9 * 60 + 50, 9 * 90, 90 + 9 * 5 * 4))
-        self.assert_needs(self.needs("score:n=2,prompt=8,len=3"), 6, 1000 + 10 * 14, 0, (0, 660, 540, 60 + 6 * 10 * 4))
+        self.assert_needs(self.needs("prefill:n=9"), 9, 1090, 0, 0, (0, 9 * 60 + 50, 9 * 90, 90 + 9 * 5 * 4))
+        self.assert_needs(self.needs("score:n=2,prompt=8,len=3"), 6, 1000 + 10 * 14, 0, 0, (0, 660, 540, 60 + 6 * 10 * 4))
 
     def test_work_of_a_step_that_may_lose_something(self):
         # 320 positions of 10 bytes; 5 and a scale of 4 when rounded, and then int8 products.
-        self.assert_needs(self.needs("decode:depth=320 kv=int8", 0), 1, 1000 + 320 * 9, 0, (320 * 4, 110, 90, 10))
+        self.assert_needs(self.needs("decode:depth=320 kv=int8", 0), 1, 1000 + 320 * 9, 320 * 9, 0, (320 * 4, 110, 90, 10))
         # Two of four layers attend to everything, two to 4 pages of 16; there 20 summaries are read.
         window = self.needs("decode:depth=320 attention=window:4", 0)
-        self.assert_needs(window, 1, 1000 + 192 * 10, 0, (0, 110, 90, 10 + 192 * 4))
+        self.assert_needs(window, 1, 1000 + 192 * 10, 192 * 10, 0, (0, 110, 90, 10 + 192 * 4))
         # Chosen pages lie scattered: 64 positions in two of four layers.
         sparse = self.needs("decode:depth=320 kv=int8 attention=sparse:4:0.95", 0)
-        self.assert_needs(sparse, 1, 1000 + 192 * 9 + 10 * 10, 32 * 9, (192 * 4, 110, 90, 10 + 10 * 2))
+        self.assert_needs(sparse, 1, 1000 + 192 * 9 + 10 * 10, 160 * 9, 32 * 9, (192 * 4, 110, 90, 10 + 10 * 2))
         # A budget beyond the context is all of it, in order.
         self.assertEqual(self.needs("decode:depth=16 attention=window:9", 0), self.needs("decode:depth=16", 0))
         self.assertEqual(self.needs("decode:depth=16 attention=sparse:9", 0)["scattered_bytes"], 0)
 
     def test_layers_of_int8_per_channel_are_a_byte_a_weight_without_scales_of_blocks(self):
         channel = (("numerics", "int8-channel"),)
-        self.assert_needs(self.needs(cases.Case("decode", (8,), channel), 4), 1, 700 + 160 + 100, 0, (160, 50, 0, 40))
-        self.assert_needs(self.needs(cases.Case("prefill", (9,), channel)), 9, 700 + 160 + 90, 0, (9 * 160, 50, 0, 9 * 5 * 4))
+        self.assert_needs(self.needs(cases.Case("decode", (8,), channel), 4), 1, 700 + 160 + 100, 100, 0, (160, 50, 0, 40))
+        self.assert_needs(self.needs(cases.Case("prefill", (9,), channel)), 9, 700 + 160 + 90, 0, 0, (9 * 160, 50, 0, 9 * 5 * 4))
 
     def test_pieces_are_asked_for_where_pages_are_chosen(self):
         def pieces(*texts):
@@ -253,8 +255,8 @@ class Roof(unittest.TestCase):
         self.assertEqual(pieces("decode:depth=320 attention=sparse:4", "decode:depth=320 kv=int8 attention=sparse:4"), [1024, 2048])
         odd = dataclasses.replace(self.sizes, key_length=80)
         self.assertEqual(roof.piece_of(odd, cases.parse_case("decode:depth=1 kv=int8")), 2048)
-        command = cases.roofs_command("inferc", 2, [5, 6], [1024])
-        self.assertEqual(command[5:-2], ["--bytes", "5", "--bytes", "6", "--pieces", "1024"])
+        command = cases.roofs_command("inferc", 2, [5, 6], [1024], [3])
+        self.assertEqual(command[5:-2], ["--bytes", "5", "--bytes", "6", "--pieces", "1024", "--queries", "3"])
 
     def test_the_longer_of_reading_and_arithmetic_binds(self):
         rates = {"read": [{"bytes": 1, "bytes_per_second": 1100.0}], "int8_macs_per_second": 300.0, "f32_macs_per_second": 400.0}
@@ -278,16 +280,44 @@ class Roof(unittest.TestCase):
         limit = roof.roof_of(self.sizes, case, rates, 0)
         self.assertAlmostEqual(limit["reading_seconds_per_step"], (size - chosen) / 100 + chosen / 20)
         self.assertEqual((limit["scattered_bytes_per_step"], limit["scattered_bytes_per_second"]), (chosen, 20.0))
+        # With products beside the reads nothing is known until loops of the same format, queries and piece were measured.
+        self.assertEqual(roof.queries(self.sizes, [case]), [1])
+        self.assertIsNone(limit["with_products_tokens_per_second"])
+        point = {"bytes": 1, "kv": "int8", "queries": 1}
+        rates["attended"] = [{**point, "piece": None, "bytes_per_second": 50.0}]
+        other = [{**point, "piece": 1024, "bytes_per_second": 7.0, **more} for more in ({"kv": "f16"}, {"queries": 2}, {"piece": 512})]
+        rates["attended"] += other
+        self.assertIsNone(roof.roof_of(self.sizes, case, rates, 0)["with_products_tokens_per_second"])
+        rates["attended"].append({**point, "piece": 1024, "bytes_per_second": 10.0})
+        limit = roof.roof_of(self.sizes, case, rates, 0)
+        in_order = 160 * 9
+        seconds = (size - in_order - chosen) / 100 + in_order / 50 + chosen / 10
+        self.assertAlmostEqual(limit["with_products_tokens_per_second"], 1 / seconds)
+        rates_of_loops = (limit["attended_bytes_per_second"], limit["attended_scattered_bytes_per_second"])
+        self.assertEqual(tuple(round(rate, 6) for rate in rates_of_loops), (50.0, 10.0))
+
+    def test_products_beside_reads_are_for_decode_only(self):
+        point = {"bytes": 1, "kv": "f16", "queries": 1, "piece": None, "bytes_per_second": 50.0}
+        rates = {"read": [{"bytes": 1, "bytes_per_second": 100.0}], "int8_macs_per_second": 1e9, "f32_macs_per_second": 1e9}
+        rates["attended"] = [point]
+        dense = roof.roof_of(self.sizes, cases.parse_case("decode:depth=8"), rates, 4)
+        self.assertAlmostEqual(dense["with_products_tokens_per_second"], 1 / (1000 / 100 + 100 / 50))
+        self.assertIsNone(dense["attended_scattered_bytes_per_second"])
+        for text in ("prefill:n=9", "branches:n=3,prompt=8,gen=4", "score:n=2,prompt=8,len=3"):
+            case = cases.parse_case(text)
+            self.assertEqual(roof.queries(self.sizes, [case]), [])
+            self.assertIsNone(roof.roof_of(self.sizes, case, rates, 4)["with_products_tokens_per_second"])
 
     def test_the_median_of_several_measurements_counts(self):
         def rates(factor, **more):
             points = {"bytes": 8, "bytes_per_second": 10 * factor}
             scattered = [{**points, "piece": piece} for piece in (64, 128)]
-            return {"int8_macs_per_second": factor, "f32_macs_per_second": factor, "read": [points], "scattered": scattered, **more}
+            return {"int8_macs_per_second": factor, "f32_macs_per_second": factor, "read": [points], "scattered": scattered, "attended": [{**points, "kv": "f16", "queries": 3, "piece": None}], **more}
 
         middle = measure._median_rates([rates(1), None, rates(5), rates(2)])
         self.assertEqual((middle["int8_macs_per_second"], middle["read"]), (2, [{"bytes": 8, "bytes_per_second": 20}]))
         self.assertEqual([(p["piece"], p["bytes_per_second"]) for p in middle["scattered"]], [(64, 20), (128, 20)])
+        self.assertEqual(middle["attended"], [{"bytes": 8, "kv": "f16", "queries": 3, "piece": None, "bytes_per_second": 20}])
         # A rate that one measurement lacks is not known.
         self.assertNotIn("int8_scaled_macs_per_second", middle)
         self.assertEqual(measure._median_rates([rates(1, int8_scaled_macs_per_second=3)])["int8_scaled_macs_per_second"], 3)
@@ -546,6 +576,10 @@ class Documents(StandIns):
         self.assertTrue(text.endswith("the roof counts the longer only."), text)
         times = {"down.q8_0": 0.002, "out.q8_0": 0.001, "attend": 0.0005, "finalise": 0.00001}
         record["profile"] = [{"name": n, "seconds_per_step": t, "weight_bytes_per_step": 0} for n, t in times.items()]
+        together = {"with_products_tokens_per_second": 1e3, "attended_bytes_per_second": 3e10, "attended_scattered_bytes_per_second": 1e10}
+        beside = document._with_products(row, {**record, "roof": {**record["roof"], **together}})
+        loops = " Loops that have attention's products beside their reads (30.0 GB/s in order and 10.0 GB/s in scattered pages) would allow "
+        self.assertTrue(beside.startswith(loops), beside)
         text = document._reason(row, record, 2)
         self.assertTrue(text.endswith("Kernel by kernel, in ms: matrices of the layers 3.0, attention 0.5."), text)
 
@@ -558,7 +592,7 @@ class Documents(StandIns):
         expected = "computing 2000 million products a token at 700 (int8 with scales), 600 (int8 with scales and minima), 200 (f32) billion a second"
         self.assertEqual(document._bound({"roof": limits}), expected)
         rows = document._roofs([(suite.ROWS[0], {"roof": limits}, 2), (suite.ROWS[0], {"roof": None}, 2)]).splitlines()
-        self.assertEqual(rows[-1], "| SmolLM2 | decode, depth 0 | 2 | 30.0 (10.0) | 900 / 700 / 600 | 200 | 60 (20) | 2000 | 9 |")
+        self.assertEqual(rows[-1], "| SmolLM2 | decode, depth 0 | 2 | 30.0 (10.0) | 900 / 700 / 600 | 200 | 60 (20) | 2000 | 9 | – |")
         limits["bound"] = "reading"
         self.assertEqual(document._bound({"roof": limits}), "reading 60 MB a step at 30.0 GB/s, 20 MB of it scattered pages at 10.0 GB/s")
         # A record made before scales and pages were told apart.
@@ -567,7 +601,7 @@ class Documents(StandIns):
         expected = "computing 2000 million products a token at 900 (int8), 200 (f32) billion a second"
         self.assertEqual(document._bound({"roof": old}), expected)
         row = document._roofs([(suite.ROWS[0], {"roof": old}, 2)]).splitlines()[-1]
-        self.assertEqual(row, "| SmolLM2 | decode, depth 0 | 2 | 30.0 | 900 | 200 | 60 | 2000 | 9 |")
+        self.assertEqual(row, "| SmolLM2 | decode, depth 0 | 2 | 30.0 | 900 | 200 | 60 | 2000 | 9 | – |")
 
     def test_wrong_use_is_exit_code_2(self):
         for extra in (["--models", "gpt"], ["--cases", "x"], ["--threads", "0"], ["--threads", "a"], ["--write-only"], ["--threads", "999"]):
