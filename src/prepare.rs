@@ -32,7 +32,7 @@ pub fn strategy(checked: &Checked, name: Option<&str>) -> Result<Result<Strategy
     Ok(dsl::lower::lower(&checked.program, name))
 }
 
-/// A strategy with its models and values.
+/// A strategy with its models and values; its tunables are those of the manifest, then of the command line.
 #[derive(Debug)]
 pub struct Prepared {
     /// The strategy.
@@ -41,8 +41,6 @@ pub struct Prepared {
     pub models: Vec<Option<RoleModel>>,
     /// Verifier roles and what they are bound to.
     pub verifiers: Vec<(String, Binding)>,
-    /// Tunables by name, as words: of the manifest, then of the command line.
-    pub tuned: Vec<(String, String)>,
     /// Parameters and tunables by name, for estimates.
     pub values: BTreeMap<String, f64>,
 }
@@ -76,12 +74,10 @@ impl Prepared {
                 role.binding = Some(binding);
             }
         }
-        let mut tuned: BTreeMap<String, String> = BTreeMap::new();
         let mut values = BTreeMap::new();
         for (name, value) in &manifest.tunables {
             if let Some(tunable) = strategy.tunables.iter_mut().find(|t| t.name == *name) {
                 tune(tunable, &value.to_string())?;
-                tuned.insert(name.clone(), value.to_string());
                 values.insert(name.clone(), *value);
             }
         }
@@ -89,7 +85,6 @@ impl Prepared {
             let number = machine::number(&name, &value)?;
             if let Some(tunable) = strategy.tunables.iter_mut().find(|t| t.name == name) {
                 tune(tunable, &value)?;
-                tuned.insert(name.clone(), value);
             } else if let Some(param) = strategy.params.iter().find(|p| p.name == name) {
                 if let Some((lo, hi)) = param.range
                     && !(lo..=hi).contains(&number)
@@ -103,7 +98,7 @@ impl Prepared {
             }
             values.insert(name, number);
         }
-        Ok(Self { strategy, models: shapes, verifiers, tuned: tuned.into_iter().collect(), values })
+        Ok(Self { strategy, models: shapes, verifiers, values })
     }
 
     /// The plan on a machine.

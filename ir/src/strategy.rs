@@ -15,6 +15,13 @@ crate::nested::counted!(Ty, Region);
 /// The most checks of one verifier, those of the verifiers inside it included.
 pub const MOST_CHECKS: u64 = 64;
 
+/// What is said of a verifier with more checks, and what helps.
+#[must_use]
+pub fn too_many_checks(checks: u64) -> (String, &'static str) {
+    let cause = format!("`both` of {checks} checks: at most {MOST_CHECKS} are tried");
+    (cause, "let one `command` or `lines` program make several checks")
+}
+
 /// A variable, assigned exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Var(pub u32);

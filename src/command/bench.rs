@@ -57,7 +57,7 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
     let artifact = prepared.artifact(&machine, args.binding.assumptions(), &checked)?;
     let interrupt = super::interrupt::Interrupt::watch()?;
     let cancel = interrupt.cancel();
-    let mut ready = Shelf::default().load(artifact, &prepared.verifiers, &prepared.tuned, cancel, &mut |_| {})?;
+    let mut ready = Shelf::default().load(artifact, &prepared.verifiers, &[], cancel, &mut |_| {})?;
     let loud = std::io::stderr().is_terminal();
     let mut tally = Tally::default();
     for (line, task) in &tasks {

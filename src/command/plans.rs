@@ -227,8 +227,8 @@ impl Bench<'_> {
             Some(held) => held,
             None => {
                 let (artifact, prepared) = (entry.artifact.clone(), &self.prepared);
-                let (verifiers, tuned) = (&prepared.verifiers, &prepared.tuned);
-                match self.shelf.load(artifact, verifiers, tuned, self.interrupt.cancel(), &mut |_| {}) {
+                let verifiers = &prepared.verifiers;
+                match self.shelf.load(artifact, verifiers, &[], self.interrupt.cancel(), &mut |_| {}) {
                     Ok(ready) => (ready, false),
                     Err(cause) if cause.chain().any(|e| e.downcast_ref().is_some_and(short_of_memory)) => {
                         return Ok(Ran::Misfit(format!("{cause:#}")));

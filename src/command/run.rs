@@ -8,7 +8,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use inferc::engine::{Ready, Shelf};
 use inferc::inputs;
 use inferc::machine::Machine;
-use inferc::prepare::Prepared;
 use inferc::render::Sources;
 use inferc::{artifact, manifest, report};
 use ir::artifact::Artifact;
@@ -22,6 +21,7 @@ use std::sync::{Mutex, PoisonError};
 struct Request {
     artifact: Artifact,
     verifiers: Vec<(String, Binding)>,
+    /// Tunables that a plan file is run with in place of its own.
     tuned: Vec<(String, String)>,
     machine: Machine,
     sources: Sources,
@@ -178,7 +178,7 @@ fn from_source(
     };
     bar.set_message(format!("compile {}", prepared.strategy.name));
     let artifact = prepared.artifact(&machine, args.binding.assumptions(), &checked)?;
-    let Prepared { verifiers, tuned, .. } = prepared;
+    let (verifiers, tuned) = (prepared.verifiers, Vec::new());
     let (sources, shelf) = (checked.sources, Shelf::default());
     Ok(Some(Request { artifact, verifiers, tuned, machine, sources, shelf }))
 }

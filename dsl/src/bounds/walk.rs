@@ -13,7 +13,7 @@ use crate::hir::{
     WithinBudget,
 };
 use ir::diagnostic::{Diagnostic, Span};
-use ir::strategy::MOST_CHECKS;
+use ir::strategy::{MOST_CHECKS, too_many_checks};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -253,10 +253,10 @@ impl<'p> Walk<'p> {
             _ => 1,
         };
         if checks > MOST_CHECKS {
-            let message = format!("`both` of {checks} checks: at most {MOST_CHECKS} are tried");
+            let (message, remedy) = too_many_checks(checks);
             self.report(
                 Diagnostic::error(codes::E0305, e.span, message, "counted with those of the verifiers inside")
-                    .help("let one `command` or `lines` program make several checks"),
+                    .help(remedy),
             );
         }
         Value::Checks(checks.min(MOST_CHECKS))

@@ -7,7 +7,7 @@ use super::{Event, Failure, Options, RunError, TokenRules, Watch, prims};
 use crate::metrics::Metrics;
 use crate::value::{Budget, Context, Turn, Usage, Value, Verifier};
 use ir::plan::SitePlan;
-use ir::strategy::{Bind, Const, MOST_CHECKS, Op, Part, Pat, Prim, Region, Speaker, Var, VerifierOp};
+use ir::strategy::{Bind, Const, MOST_CHECKS, Op, Part, Pat, Prim, Region, Speaker, Var, VerifierOp, too_many_checks};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -400,8 +400,8 @@ impl<'a> Interp<'a> {
             VerifierOp::All(parts) => {
                 let all = Verifier::All(parts.iter().map(|v| self.value(*v)).collect::<Result<Vec<_>, _>>()?);
                 if all.checks() > MOST_CHECKS {
-                    let why = format!("`both` of {} checks: at most {MOST_CHECKS} are tried", all.checks());
-                    return Err(Flow::from(RunError::Operation(why)));
+                    let (cause, remedy) = too_many_checks(all.checks());
+                    return Err(Flow::from(RunError::Operation(format!("{cause}; {remedy}"))));
                 }
                 all
             }
