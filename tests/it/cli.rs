@@ -653,6 +653,13 @@ fn bench_grades_tasks_and_measures_kernels() {
     inferc(dir.path(), &[&roofs[..], &["--bytes", "5"]].concat()).code(2).says(&["--bytes 5"]);
     let odd = ["--bytes", "2000000", "--pieces", "96"];
     inferc(dir.path(), &[&roofs[..], &odd].concat()).code(2).says(&["--pieces 96"]);
+    let attended = ["--bytes", "2000000", "--queries", "2"];
+    let report = inferc(dir.path(), &[&roofs[..], &attended].concat()).code(0).json();
+    let loops = report["attended"].as_array().expect("a list");
+    assert_eq!(loops.iter().map(|a| a["kv"].as_str()).collect::<Vec<_>>(), [Some("f16"), Some("int8")]);
+    fields(&loops[0], &["bytes", "kv", "queries", "piece", "bytes_per_second", "median_bytes_per_second"]);
+    let many = ["--bytes", "2000000", "--queries", "29"];
+    inferc(dir.path(), &[&roofs[..], &many].concat()).code(2).says(&["--queries 29", "1 to 28"]);
     inferc(dir.path(), &[&kernels[..], &["--case", "decode:depth=5000"]].concat()).code(2).says(&["1024"]);
 }
 
