@@ -21,8 +21,9 @@ use runtime::device::cpu::{Function, Image, Launch, Region, Team};
 use runtime::device::probe;
 use std::time::Instant;
 
-/// Seconds that a working set is read by each kernel, and by each of the many that also multiply.
+/// Seconds that a working set is read by each kernel.
 const READING: f64 = 0.33;
+/// The same of each of the kernels that also multiply: they are many.
 const ATTENDING: f64 = 0.12;
 /// Smallest working set.
 const LEAST: u64 = 1 << 20;
@@ -133,7 +134,7 @@ pub fn measure(threads: u32, isa: Isa, backend: Backend, cache: Option<&Cache>, 
     let sizes = rising(sets.bytes.iter().map(|s| s.next_multiple_of(largest)));
     let (mut read, mut scattered, mut attended) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(largest) = sizes.last() {
-        let mut reader = Reader::new(*largest, threads, isa, backend, cache)?;
+        let reader = Reader::new(*largest, threads, isa, backend, cache)?;
         let pieces = rising(sets.pieces.iter().copied());
         let by_piece = pieces
             .iter()
@@ -168,10 +169,11 @@ fn attending(
     let mut all = Vec::new();
     for kv in [KvFormat::F16, KvFormat::Int8] {
         for queries in rising(sets.queries.iter().copied()) {
-            let loops = Work::attending(kv, queries.into());
             let of = Attended { kv, queries, piece: None, read: none };
-            all.push((of, compiled(&loops.iter().flat_map(|work| reading_kernels(*work)).collect::<Vec<_>>())?));
+            let loops = Work::attending(kv, queries.into(), PIECE);
+            all.push((of, compiled(&loops.into_iter().flat_map(reading_kernels).collect::<Vec<_>>())?));
             for &piece in pieces {
+                let loops = Work::attending(kv, queries.into(), i64::try_from(piece)?);
                 all.push((Attended { piece: Some(piece), ..of }, compiled(&scattered_kernels(&loops, piece)?)?));
             }
         }
@@ -252,24 +254,17 @@ impl Reader {
     ///
     /// # Errors
     /// When a thread of the team is lost.
-    pub(crate) fn read(&mut self, team: &mut Team, bytes: u64, seconds: f64) -> Result<Read> {
-        fastest(team, &self.kernels, &self.args(bytes, 0), bytes, seconds)
+    pub(crate) fn read(&self, team: &mut Team, bytes: u64, seconds: f64) -> Result<Read> {
+        self.in_order(team, bytes, &self.kernels, seconds)
     }
 
     /// The same with these kernels.
-    fn in_order(&mut self, team: &mut Team, bytes: u64, kernels: &[Function], seconds: f64) -> Result<Read> {
+    fn in_order(&self, team: &mut Team, bytes: u64, kernels: &[Function], seconds: f64) -> Result<Read> {
         fastest(team, kernels, &self.args(bytes, 0), bytes, seconds)
     }
 
     /// The same in pieces of `piece` bytes in random order, with kernels for that piece.
-    fn scattered(
-        &mut self,
-        team: &mut Team,
-        bytes: u64,
-        piece: u64,
-        kernels: &[Function],
-        seconds: f64,
-    ) -> Result<Read> {
+    fn scattered(&self, team: &mut Team, bytes: u64, piece: u64, kernels: &[Function], seconds: f64) -> Result<Read> {
         let table = shuffled(bytes, piece)?;
         fastest(team, kernels, &self.args(bytes, table.address()), bytes, seconds)
     }
@@ -402,7 +397,7 @@ mod tests {
             input.operands.f32s_mut()[bytes / 4..].fill(1.0);
             let elements = f64::from(u32::try_from(BYTES / kv.element_bytes()).expect("small"));
             for queries in [1, 3, 7] {
-                let loops = Work::attending(kv, queries);
+                let loops = Work::attending(kv, queries, PIECE);
                 let mut check = |kernels: &[Kernel], table: &Region| {
                     for mut out in input.outputs(kernels, table) {
                         let sum: f64 = match kv {
@@ -419,6 +414,7 @@ mod tests {
                 let in_order: Vec<Kernel> = loops.iter().flat_map(|work| reading_kernels(*work)).collect();
                 check(&in_order, &Region::new(64).expect("memory"));
                 for piece in [64, 1024] {
+                    let loops = Work::attending(kv, queries, i64::try_from(piece).expect("small"));
                     check(&scattered_kernels(&loops, piece).expect("small"), &shuffled(BYTES, piece).expect("memory"));
                 }
             }

@@ -319,7 +319,7 @@ def _roofs(good):
         "In brackets: the part of the bytes that is chosen pages, and the rate of scattered pieces of their size. Int8: products alone / in",
         "blocks with scales / with scales and minima. What a block's scales need on the same units is counted: a matrix has the rate of the",
         "way it is stored. The peer may pass a roof only by arithmetic that these kernels do not have (matrix extensions). The last column",
-        "takes a decode's keys and values at the rate of loops that have attention's products beside their reads.",
+        "takes a decode's keys and values at the rate of loops that have attention's products beside their reads (–: not measured).",
         "",
         "| model | case | threads | read GB/s | int8 G products/s | f32 G products/s | MB a step | M products a token | roof tok/s | with attention's products |",
         "|---|---|---|---|---|---|---|---|---|---|",

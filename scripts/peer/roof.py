@@ -9,8 +9,9 @@ the bound is a little lower than what can be had.
 
 A case that allows losses reads what its choice leaves: keys and values of 8 bits with their scales, attended to in int8; a
 part of the pages in all layers but the first, and of the others the summaries that choose them. Chosen pages lie scattered and
-are read at the rate of such pieces. A second, lower bound of a decode takes keys and values at the rate of a loop that has
-attention's products beside its reads: what the bound above counts apart, and takes the longer of, one core does together. Matrices of the class int8 per channel are read as a byte a weight, at the rate of byte
+are read at the rate of such pieces. A second bound of a decode, never above the first, takes keys and values at the rate of a
+loop that has attention's products beside its reads: what the first counts apart, and takes the longer of, one core does
+together. Matrices of the class int8 per channel are read as a byte a weight, at the rate of byte
 products alone; the output matrix stays as stored.
 """
 
@@ -143,16 +144,20 @@ def roof_of(model, case, rates, gen):
     rate = {kind: rates.get(f"{kind}_macs_per_second") or alone for kind in KINDS}
     of_piece = [p for p in rates.get("scattered") or [] if p["piece"] == piece_of(model, case)]
     scattered = bandwidth(of_piece, need["bytes"]) or reads
+    in_order, pages = _attended_rates(model, case, rates, need)
+    # A loop with products reads, too: where noise made it the faster one, memory gave that rate.
+    reads, scattered = max(reads, in_order or 0), max(scattered, pages or 0)
     reading = (need["bytes"] - need["scattered_bytes"]) / reads + need["scattered_bytes"] / scattered
     computing = sum(need[f"{kind}_macs"] / rate[kind] for kind in KINDS)
-    attending = _attending(model, case, rates, need)
+    known = (in_order or not need["attended_bytes"]) and (pages or not need["scattered_bytes"]) and (in_order or pages)
     beside = (need["bytes"] - need["attended_bytes"] - need["scattered_bytes"]) / reads
-    together = max(beside + sum(attending), computing) if attending else None
+    attending = [size / rate for size, rate in ((need["attended_bytes"], in_order), (need["scattered_bytes"], pages)) if rate]
+    together = max(beside + sum(attending), computing) if known else None
     return {
         "tokens_per_second": need["rows"] / max(reading, computing),
         "with_products_tokens_per_second": need["rows"] / together if together else None,
-        "attended_bytes_per_second": need["attended_bytes"] / attending[0] if attending and attending[0] else None,
-        "attended_scattered_bytes_per_second": need["scattered_bytes"] / attending[1] if attending and attending[1] else None,
+        "attended_bytes_per_second": in_order,
+        "attended_scattered_bytes_per_second": pages,
         "attended_bytes_per_step": need["attended_bytes"],
         "bound": "reading" if reading >= computing else "arithmetic",
         "reading_seconds_per_step": reading,
@@ -167,16 +172,11 @@ def roof_of(model, case, rates, gen):
     }
 
 
-def _attending(model, case, rates, need):
-    """Seconds of a decode's attention to what lies in order, and to scattered pages, with products beside the reads; None where
-    that was not measured."""
+def _attended_rates(model, case, rates, need):
+    """Bytes per second with attention's products beside the reads: in order, and in pieces of chosen pages; None where a case has
+    none of it, or that was not measured."""
     kv = "int8" if dict(case.lossy).get("kv") == "int8" else "f16"
     counts = queries(model, [case])
     points = [p for p in rates.get("attended") or [] if p["kv"] == kv and [p["queries"]] == counts]
-    seconds = []
-    for size, piece in ((need["attended_bytes"], None), (need["scattered_bytes"], piece_of(model, case))):
-        rate = bandwidth([p for p in points if p["piece"] == piece], need["bytes"])
-        if size and not rate:
-            return None
-        seconds.append(size / rate if size else 0)
-    return seconds if counts and sum(seconds) else None
+    parts = ((need["attended_bytes"], None), (need["scattered_bytes"], piece_of(model, case)))
+    return [bandwidth([p for p in points if p["piece"] == piece], need["bytes"]) if size else None for size, piece in parts]

@@ -303,6 +303,11 @@ class Roof(unittest.TestCase):
         dense = roof.roof_of(self.sizes, cases.parse_case("decode:depth=8"), rates, 4)
         self.assertAlmostEqual(dense["with_products_tokens_per_second"], 1 / (1000 / 100 + 100 / 50))
         self.assertIsNone(dense["attended_scattered_bytes_per_second"])
+        # A loop with products reads, too: one that is faster than plain loops were raises the roof.
+        faster = {**rates, "attended": [{**point, "bytes_per_second": 200.0}]}
+        dense = roof.roof_of(self.sizes, cases.parse_case("decode:depth=8"), faster, 4)
+        self.assertEqual((dense["bytes_per_second"], dense["tokens_per_second"]), (200.0, 200 / 1100))
+        self.assertAlmostEqual(dense["with_products_tokens_per_second"], dense["tokens_per_second"])
         for text in ("prefill:n=9", "branches:n=3,prompt=8,gen=4", "score:n=2,prompt=8,len=3"):
             case = cases.parse_case(text)
             self.assertEqual(roof.queries(self.sizes, [case]), [])

@@ -158,12 +158,19 @@ pub(super) enum Work {
 }
 
 impl Work {
-    /// The loops that attend for so many queries, from 1 to [`MOST_QUERIES`], of which the fastest counts.
-    pub(super) fn attending(kv: KvFormat, queries: i64) -> Vec<Self> {
+    /// The loops that attend for so many queries, from 1 to [`MOST_QUERIES`], to pieces of `piece` bytes, of which the fastest
+    /// counts.
+    pub(super) fn attending(kv: KvFormat, queries: i64, piece: i64) -> Vec<Self> {
         /// Sums that keep two units busy, or nearly, and fit the registers.
         const SUMS: std::ops::RangeInclusive<i64> = 6..=MOST_QUERIES;
-        let vectors = [1, 2, 4, 8].into_iter().filter(|vectors| SUMS.contains(&(vectors * queries)));
-        let shapes = vectors.flat_map(|vectors| [false, true].map(|copies| (vectors, copies)));
+        let most = (piece.min(STRIDE) / vector_bytes(kv)).min(8);
+        let fits = |vectors: &i64| *vectors <= most && SUMS.contains(&(vectors * queries));
+        let mut vectors: Vec<i64> = [1, 2, 4, 8].into_iter().filter(fits).collect();
+        if vectors.is_empty() {
+            // A short piece and few queries: as many sums as there can be.
+            vectors.push(most);
+        }
+        let shapes = vectors.into_iter().flat_map(|vectors| [false, true].map(|copies| (vectors, copies)));
         shapes
             .filter(|(vectors, copies)| *vectors > 1 || !copies)
             .map(|(vectors, copies)| Self::Attend { kv, queries, vectors, copies })
@@ -205,14 +212,11 @@ impl Work {
             }
             return;
         };
-        // Other factors at every step, from some lines that stay in the first cache.
+        // Other factors from step to step, of some lines that stay in the first cache.
         let turn = k.put(body, Ty::I64, Op::Shift(Shift::RightLogical, from, 3));
         let mask = k.int(body, 15 * 64);
         let turn = k.put(body, Ty::I64, Op::Bin(Bin::And, turn, mask));
-        let size = match kv {
-            KvFormat::F16 => 32,
-            KvFormat::Int8 => 64,
-        };
+        let size = vector_bytes(kv);
         let mut factors: Vec<Reg> = Vec::new();
         for vector in 0..lines * 64 / size {
             let (group, place) = (vector / vectors, vector % vectors);
@@ -222,7 +226,7 @@ impl Work {
                 KvFormat::Int8 => k.put(body, Ty::B64, Op::LoadBytes(at)),
             };
             if copies || place == 0 {
-                let first = if copies { group * vectors + place } else { group } * queries;
+                let first = if copies { vector } else { group } * queries;
                 factors = (first..first + queries)
                     .map(|factor| {
                         let at = |line: i64| Addr {
@@ -248,6 +252,14 @@ impl Work {
                 ));
             }
         }
+    }
+}
+
+/// Bytes of the keys or values that one operation multiplies.
+fn vector_bytes(kv: KvFormat) -> i64 {
+    match kv {
+        KvFormat::F16 => 32,
+        KvFormat::Int8 => 64,
     }
 }
 
@@ -492,12 +504,12 @@ impl Draft {
 mod tests {
     use super::*;
 
-    /// Every address that is loaded from.
-    fn each_address(body: &[Stmt], seen: &mut dyn FnMut(Addr)) {
+    /// Every address that factors are loaded from.
+    fn each_factor(body: &[Stmt], seen: &mut dyn FnMut(Addr)) {
         for stmt in body {
             match stmt {
                 Stmt::Let(_, Op::LoadSplat(at) | Op::LoadBytes4(at)) => seen(*at),
-                Stmt::For { body, .. } | Stmt::ParFor { body, .. } => each_address(body, seen),
+                Stmt::For { body, .. } | Stmt::ParFor { body, .. } => each_factor(body, seen),
                 _ => (),
             }
         }
@@ -505,19 +517,19 @@ mod tests {
 
     #[test]
     fn kernels_are_well_formed_and_touch_only_their_buffers() {
-        let attending = |kv| {
-            (1..=MOST_QUERIES).flat_map(move |queries| {
-                let loops = Work::attending(kv, queries);
-                assert!(!loops.is_empty(), "{queries}");
-                loops
-            })
+        let attending = |piece| {
+            let formats = [KvFormat::F16, KvFormat::Int8].into_iter();
+            let ways = formats.flat_map(|kv| (1..=MOST_QUERIES).map(move |queries| (kv, queries)));
+            let all: Vec<_> = ways.map(|(kv, queries)| Work::attending(kv, queries, piece)).collect();
+            assert!(all.iter().all(|loops| !loops.is_empty()), "{piece}");
+            all.into_iter().flatten().chain([Work::Sum])
         };
         let mut names = std::collections::BTreeSet::new();
         let mut check = |kernel: Kernel| {
             assert_eq!(ir::kernel_check::kernel(&kernel), Ok(()));
             // Of a kernel's factors the farthest, with the turn that moves them, lie inside the operands.
             let mut most = 0;
-            each_address(&kernel.body, &mut |at| {
+            each_factor(&kernel.body, &mut |at| {
                 if at.base == Base::Param(FACTORS) {
                     most = most.max(at.offset + 15 * 64 + 4);
                 }
@@ -525,11 +537,13 @@ mod tests {
             assert!(most <= 2 * BYTE_LINES * 64, "{most}");
             assert!(names.insert(kernel.name.clone()), "{} twice", kernel.name);
         };
-        for work in [Work::Sum].into_iter().chain(attending(KvFormat::F16)).chain(attending(KvFormat::Int8)) {
+        for work in attending(PIECE) {
             for ahead in AHEAD {
                 check(reading(work, ahead));
             }
-            for piece in [64, 256, 1024, PIECE] {
+        }
+        for piece in [64, 256, 1024, PIECE] {
+            for work in attending(piece) {
                 for ahead in pieces_ahead(piece) {
                     check(scattered(work, piece, ahead));
                 }
