@@ -144,14 +144,11 @@ pub fn measure(threads: u32, isa: Isa, backend: Backend, cache: Option<&Cache>, 
         for bytes in &sizes {
             read.push(reader.read(&mut team, *bytes, READING)?);
             for (piece, kernels) in &by_piece {
-                let read = reader.scattered(&mut team, *bytes, *piece, kernels, READING)?;
+                let read = reader.read_with(kernels, &mut team, *bytes, Some(*piece), READING)?;
                 scattered.push(Scattered { piece: *piece, read });
             }
             for (of, kernels) in &with_products {
-                let read = match of.piece {
-                    None => reader.in_order(&mut team, *bytes, kernels, ATTENDING)?,
-                    Some(piece) => reader.scattered(&mut team, *bytes, piece, kernels, ATTENDING)?,
-                };
+                let read = reader.read_with(kernels, &mut team, *bytes, of.piece, ATTENDING)?;
                 attended.push(Attended { read, ..*of });
             }
         }
@@ -255,18 +252,21 @@ impl Reader {
     /// # Errors
     /// When a thread of the team is lost.
     pub(crate) fn read(&self, team: &mut Team, bytes: u64, seconds: f64) -> Result<Read> {
-        self.in_order(team, bytes, &self.kernels, seconds)
+        self.read_with(&self.kernels, team, bytes, None, seconds)
     }
 
-    /// The same with these kernels.
-    fn in_order(&self, team: &mut Team, bytes: u64, kernels: &[Function], seconds: f64) -> Result<Read> {
-        fastest(team, kernels, &self.args(bytes, 0), bytes, seconds)
-    }
-
-    /// The same in pieces of `piece` bytes in random order, with kernels for that piece.
-    fn scattered(&self, team: &mut Team, bytes: u64, piece: u64, kernels: &[Function], seconds: f64) -> Result<Read> {
-        let table = shuffled(bytes, piece)?;
-        fastest(team, kernels, &self.args(bytes, table.address()), bytes, seconds)
+    /// The same with these kernels, where there is a piece in pieces of so many bytes in random order.
+    fn read_with(
+        &self,
+        kernels: &[Function],
+        team: &mut Team,
+        bytes: u64,
+        piece: Option<u64>,
+        seconds: f64,
+    ) -> Result<Read> {
+        let table = piece.map(|piece| shuffled(bytes, piece)).transpose()?;
+        let args = self.args(bytes, table.as_ref().map_or(0, Region::address));
+        fastest(team, kernels, &args, bytes, seconds)
     }
 
     /// Arguments of every kernel that reads.

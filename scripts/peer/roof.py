@@ -8,11 +8,11 @@ of byte products alone is out of reach. Attention is f32. Sampling, norms, expon
 the bound is a little lower than what can be had.
 
 A case that allows losses reads what its choice leaves: keys and values of 8 bits with their scales, attended to in int8; a
-part of the pages in all layers but the first, and of the others the summaries that choose them. Chosen pages lie scattered and
-are read at the rate of such pieces. A second bound of a decode, never above the first, takes keys and values at the rate of a
-loop that has attention's products beside its reads: what the first counts apart, and takes the longer of, one core does
-together. Matrices of the class int8 per channel are read as a byte a weight, at the rate of byte
-products alone; the output matrix stays as stored.
+part of the pages in all layers but the first, and of the others the summaries that choose them. Chosen pages lie scattered
+and are read at the rate of such pieces. A second bound of a decode, never above the first, takes keys and values at the
+rate of a loop that has attention's products beside its reads: what the first counts apart, and takes the longer of, one
+core does together. Matrices of the class int8 per channel are read as a byte a weight, at the rate of byte products alone;
+the output matrix stays as stored.
 """
 
 import math
@@ -33,7 +33,7 @@ def decode_needs(model, case, own):
     """Bytes, of them keys and values that are attended to in order, and in scattered pages; products of bytes and of floats: of
     one decoded token over `own` cached positions, without the products of matrices."""
     lossy = dict(case.lossy)
-    rounded = lossy.get("kv") == "int8"
+    rounded = _rounded(case)
     kind, _, rest = lossy.get("attention", "").partition(":")
     # Of the layers, the share that attends to a part; the positions that an average layer attends to; pages weighed there.
     partly = max(model.layers - DENSE_LAYERS, 0) / model.layers if kind else 0
@@ -48,6 +48,11 @@ def decode_needs(model, case, own):
     in_order = attended * model.kv_bytes(rounded) - scattered
     attention, weighing = attended * model.attention_macs, weighed * model.attention_macs / 2
     return size, in_order, scattered, attention if rounded else 0, weighing + (0 if rounded else attention)
+
+
+def _rounded(case):
+    """Whether keys and values are int8."""
+    return dict(case.lossy).get("kv") == "int8"
 
 
 def _per_channel(case):
@@ -104,7 +109,7 @@ def working_sets(model, cases, gen):
 
 def piece_of(model, case):
     """Bytes of a piece of a chosen page: a head's keys, or values, of its tokens; the next power of two where that is none."""
-    size = PAGE * model.key_length * (1 if dict(case.lossy).get("kv") == "int8" else 2)
+    size = PAGE * model.key_length * (1 if _rounded(case) else 2)
     return min(max(1 << (size - 1).bit_length(), _LEAST_PIECE), _MOST_PIECE)
 
 
@@ -149,10 +154,11 @@ def roof_of(model, case, rates, gen):
     reads, scattered = max(reads, in_order or 0), max(scattered, pages or 0)
     reading = (need["bytes"] - need["scattered_bytes"]) / reads + need["scattered_bytes"] / scattered
     computing = sum(need[f"{kind}_macs"] / rate[kind] for kind in KINDS)
-    known = (in_order or not need["attended_bytes"]) and (pages or not need["scattered_bytes"]) and (in_order or pages)
-    beside = (need["bytes"] - need["attended_bytes"] - need["scattered_bytes"]) / reads
-    attending = [size / rate for size, rate in ((need["attended_bytes"], in_order), (need["scattered_bytes"], pages)) if rate]
-    together = max(beside + sum(attending), computing) if known else None
+    parts = [(size, rate) for size, rate in ((need["attended_bytes"], in_order), (need["scattered_bytes"], pages)) if size]
+    together = None
+    if parts and all(rate for _, rate in parts):
+        beside = (need["bytes"] - sum(size for size, _ in parts)) / reads
+        together = max(beside + sum(size / rate for size, rate in parts), computing)
     return {
         "tokens_per_second": need["rows"] / max(reading, computing),
         "with_products_tokens_per_second": need["rows"] / together if together else None,
@@ -175,7 +181,7 @@ def roof_of(model, case, rates, gen):
 def _attended_rates(model, case, rates, need):
     """Bytes per second with attention's products beside the reads: in order, and in pieces of chosen pages; None where a case has
     none of it, or that was not measured."""
-    kv = "int8" if dict(case.lossy).get("kv") == "int8" else "f16"
+    kv = "int8" if _rounded(case) else "f16"
     counts = queries(model, [case])
     points = [p for p in rates.get("attended") or [] if p["kv"] == kv and [p["queries"]] == counts]
     parts = ((need["attended_bytes"], None), (need["scattered_bytes"], piece_of(model, case)))

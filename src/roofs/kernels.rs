@@ -263,11 +263,6 @@ fn vector_bytes(kv: KvFormat) -> i64 {
     }
 }
 
-/// Name of the kernel that reads in the order of addresses.
-pub(super) fn reading_name(work: Work, ahead: i64) -> String {
-    format!("roof_{}_{ahead}", work.name())
-}
-
 /// Reads `count` pieces in the order of addresses, eight lines a step.
 pub(super) fn reading(work: Work, ahead: i64) -> Kernel {
     let mut k = Draft::default();
@@ -281,14 +276,21 @@ pub(super) fn reading(work: Work, ahead: i64) -> Kernel {
     let hi = k.put(&mut inner, Ty::I64, Op::Bin(Bin::Add, lo, size));
     let var = k.reg(Ty::I64);
     let mut step = Vec::new();
-    for line in (ahead..ahead + STRIDE).step_by(64).take_while(|_| ahead > 0) {
-        step.push(Stmt::Prefetch(Addr { base: Base::Param(0), index: Some(var), offset: line }, Cache::Second));
+    if ahead > 0 {
+        ask(&mut step, var, ahead, STRIDE);
     }
     work.step(&mut k, &mut step, var, STRIDE / 64, &sums);
     inner.push(Stmt::For { var, lo, hi, step: STRIDE, body: step });
     k.deliver(&mut inner, &sums, work.ty());
     body.push(Stmt::ParFor { var: piece, n: count, split: Split::Blocked, body: inner });
-    k.finish_reading(reading_name(work, ahead), body)
+    k.finish_reading(format!("roof_{}_{ahead}", work.name()), body)
+}
+
+/// Asks for the lines of `bytes` of the input, `ahead` bytes behind `from`.
+fn ask(body: &mut Vec<Stmt>, from: Reg, ahead: i64, bytes: i64) {
+    for offset in (ahead..ahead + bytes).step_by(64) {
+        body.push(Stmt::Prefetch(Addr { base: Base::Param(0), index: Some(from), offset }, Cache::Second));
+    }
 }
 
 /// The same distances in pieces of so many bytes, at least the next one: a single small piece ahead hides little of what its
@@ -297,11 +299,6 @@ pub(super) fn pieces_ahead(piece: i64) -> Vec<i64> {
     let mut ahead: Vec<i64> = AHEAD.iter().map(|bytes| (bytes + piece - 1) / piece).collect();
     ahead.dedup();
     ahead
-}
-
-/// Name of the kernel that reads pieces in the order of a table.
-pub(super) fn scattered_name(work: Work, piece: i64, ahead: i64) -> String {
-    format!("roof_{}_scattered_{piece}_{ahead}", work.name())
 }
 
 /// Reads `count · PIECE` bytes in pieces of `piece` bytes, a power of two. `table` has the pieces' numbers in the
@@ -333,17 +330,14 @@ pub(super) fn scattered(work: Work, piece: i64, ahead: i64) -> Kernel {
     let mut step = Vec::new();
     if ahead > 0 {
         let later = k.put(&mut step, Ty::I64, Op::Bin(Bin::Add, var, distance));
-        for line in (0..stride).step_by(64) {
-            let at = Addr { base: Base::Param(0), index: Some(later), offset: line };
-            step.push(Stmt::Prefetch(at, Cache::Second));
-        }
+        ask(&mut step, later, 0, stride);
     }
     work.step(&mut k, &mut step, var, stride / 64, &sums);
     of_piece.push(Stmt::For { var, lo: start, hi: end, step: stride, body: step });
     inner.push(Stmt::For { var: entry, lo, hi, step: NUMBER, body: of_piece });
     k.deliver(&mut inner, &sums, work.ty());
     body.push(Stmt::ParFor { var: part, n: count, split: Split::Blocked, body: inner });
-    k.finish_reading(scattered_name(work, piece, ahead), body)
+    k.finish_reading(format!("roof_{}_scattered_{piece}_{ahead}", work.name()), body)
 }
 
 /// Every operand read times every operand kept, each pair with an accumulator of its own.
