@@ -181,6 +181,12 @@ impl Chunk {
     pub(super) fn cache(&self) -> Cache {
         if self.n == 1 { Cache::First } else { Cache::Second }
     }
+
+    /// Whether what was asked for is asked for once more just before it is read, over int8: where one row leaves memory the
+    /// time of its few products.
+    pub(super) fn asks_again(&self) -> bool {
+        self.n == 1
+    }
 }
 
 /// Which bytes of a page of values one of `count` parts of the loop over keys asks for, in the order of addresses: where they
