@@ -74,11 +74,22 @@ pub const EDIT_WORDS: usize = 4;
 /// Vocabulary entries per statistics block.
 pub const STAT_BLOCK: usize = 2048;
 
+/// Channels of a key whose bounds on a page are kept together ([`Arg::Summary`]).
+pub const SUMMARY_CHANNELS: usize = 64;
+/// Scales of so many channels' bounds: every scale is that of four channels.
+pub const SUMMARY_SCALES: usize = SUMMARY_CHANNELS / 4;
+
+/// Bytes of the summary of one KV head on a page: per [`SUMMARY_CHANNELS`] channels two lines of bytes and their scales.
+#[must_use]
+pub fn summary_bytes(head_dim: u64) -> u64 {
+    head_dim.div_ceil(SUMMARY_CHANNELS as u64) * (2 * SUMMARY_CHANNELS + 2 * SUMMARY_SCALES) as u64
+}
+
 /// Blocks (of [`KvFormat::head_bytes`]) of one KV head in a group of pages: its keys, its values, and room for the summaries
 /// of the pages where they have any.
 #[must_use]
 pub fn head_blocks(kv: KvFormat, head_dim: u64, summaries: bool) -> u64 {
-    let room = if summaries { 4 * GROUP as u64 * head_dim } else { 0 };
+    let room = if summaries { GROUP as u64 * summary_bytes(head_dim) } else { 0 };
     2 * GROUP as u64 + room.div_ceil(kv.head_bytes(head_dim).max(1))
 }
 
@@ -176,9 +187,13 @@ pub enum Arg {
     Weight(u32, u64),
     /// Address of [`Buf::Keys`] (`false`) or [`Buf::Values`] (`true`) of a layer.
     Kv(u32, bool),
-    /// Address of the summaries of a layer's pages. That of head `h` and the page with number `n = g + i`, `i < GROUP`, is
-    /// `[2][head_dim]` f16 at byte `(g + h·`[`head_blocks`]`)·block + i·4·head_dim`: the minimum, then the maximum of every
-    /// channel over the keys of the page, rounded outwards. Only full pages have one.
+    /// Address of the summaries of a layer's pages: bounds on every channel of a page's keys, in signed bytes with a scale for
+    /// four channels. With `c` [`SUMMARY_CHANNELS`] in a head, rounded up, those of head `h` and the pages of group `g` are
+    /// `[GROUP][c][2][`[`SUMMARY_CHANNELS`]`]` bytes and behind them `[GROUP][c][`[`SUMMARY_SCALES`]`]` f16, from byte
+    /// `(g + h·`[`head_blocks`]`)·block` on. Byte `4·l + j` of a line belongs to channel `16·j + l` of its channels and to
+    /// scale `l`. Times its scale it is at least the channel's maximum over the keys of the page in the first line, at least
+    /// the negated minimum in the second, both for channels behind the last as if they were 0. A scale is no number where a
+    /// key is none or not finite. Only full pages have a summary.
     Summary(u32),
     /// Byte stride between threads in [`Buf::Scratch`].
     ScratchStride,

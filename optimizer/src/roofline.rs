@@ -9,6 +9,7 @@
 use crate::kinetics::{self, Attention, Mode, Workload};
 use ir::model::Model;
 use ir::plan::Cost;
+use ir::program::summary_bytes;
 use ir::schedule::{KvFormat, Launches, Numerics, Prologue};
 use ir::target::{Target, TargetKind};
 use ir::tensor::{DType, channel_tile_bytes, tile_bytes};
@@ -485,7 +486,7 @@ impl<'a> Roofline<'a> {
 
 /// Bytes of a page of KV over all layers, with scales and summaries.
 pub(crate) fn page_bytes(model: &Model, kv: KvFormat, attention: ir::schedule::Attention) -> u64 {
-    let summary = if attention.chooses() { 4 * u64::from(model.head_dim) } else { 0 };
+    let summary = if attention.chooses() { summary_bytes(u64::from(model.head_dim)) } else { 0 };
     let head = 2 * kv.head_bytes(u64::from(model.head_dim)) + summary;
     u64::from(model.layers).saturating_mul(u64::from(model.kv_heads)).saturating_mul(head)
 }

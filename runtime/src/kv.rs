@@ -10,7 +10,7 @@
 use crate::device::cpu::Region;
 use crate::error::{Error, Result};
 use crate::model::SeqId;
-use ir::program::{GROUP, PAGE, head_blocks};
+use ir::program::{GROUP, PAGE, head_blocks, summary_bytes};
 use ir::schedule::KvFormat;
 use std::collections::{HashMap, HashSet};
 
@@ -331,7 +331,7 @@ impl PageShape {
 
     /// Bytes of the summary of one head on one page.
     fn head_summary_bytes(&self) -> usize {
-        if self.summaries { 4 * self.head_dim } else { 0 }
+        if self.summaries { usize::try_from(summary_bytes(self.head_dim as u64)).unwrap_or(usize::MAX / 4) } else { 0 }
     }
 
     /// Bytes of one page, all layers, summaries included.

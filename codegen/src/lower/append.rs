@@ -8,13 +8,16 @@
 //! its keys as attention will read them, whatever was there before.
 
 use super::attend_int8::{KEY_ZERO, KEYS_IN_LANE};
-use super::build::{Build, Built, Flt, Int, Place, Slot, Vf};
+use super::build::{Build, Built, Int, Place, Slot, Vf};
 use super::pages::{self, Choice};
 use super::rounding::{F16_MAX, none_if_unsound, step};
-use super::{Dims, row_words, step_words};
+use super::{Dims, Summary, row_words, step_words};
 use ir::kernel::{Cmp, Mem, Split};
 use ir::program::{Buf, PAGE};
 use ir::schedule::KvFormat;
+
+/// The largest byte of a bound: signed.
+const TOP_BOUND: f32 = 127.0;
 
 /// Places of the append.
 struct Append<'a> {
@@ -158,21 +161,42 @@ impl Append<'_> {
         }
     }
 
-    /// Minimum and maximum of every channel of the full page at `base`, as f16 rounded outwards.
-    fn summarise(&self, b: &mut Build, summary: Place, to: Int, base: Int) {
+    /// Bounds on every channel of the full page at `base`, as [`ir::program::Arg::Summary`] says.
+    fn summarise(&self, b: &mut Build, summary: Place, to: Summary, base: Int) {
+        let d = self.dims.head_dim;
+        let floats = 4 * Summary::LINE * self.dims.summary_groups();
+        // The negated minima behind the maxima, both f32.
+        let bounds = b.shared_local("channel bounds", 2 * floats);
+        let none = b.vf(0.0);
+        for half in [0, floats] {
+            for at in (4 * d..floats).step_by(64) {
+                b.store(Mem::F32, bounds.fixed(half + at), none);
+            }
+        }
+        // 0, or no number where a key is none or not finite.
+        let unsound = b.var(none);
+        let channel_bounds = |b: &mut Build, at: Int, offset: i64, keys: Vf| {
+            let next = b.fma(keys, none, unsound.now());
+            b.set(unsound, next);
+            let high = b.max_lanes(keys);
+            let minus = b.sub(none, keys);
+            let low = b.max_lanes(minus);
+            b.store_f32(bounds.at(at, offset), high);
+            b.store_f32(bounds.at(at, floats + offset), low);
+        };
         match self.dims.kv {
-            KvFormat::F16 => b.for_to(self.dims.head_dim, 1, |b, channel| {
+            KvFormat::F16 => b.for_to(d, 1, |b, channel| {
                 let at = b.scale_add(channel, PAGE as i64 * self.dims.kv_bytes(), base);
                 let keys = b.load(Mem::F16, self.keys.at(at, 0));
-                let at = b.scale_add(channel, 2, to);
-                self.bound(b, summary, at, keys);
+                let at = b.mul_const(channel, 4);
+                channel_bounds(b, at, 0, keys);
             }),
             KvFormat::Int8 => {
                 let scale = b.load(Mem::F32, self.keys.at(base, self.dims.scales()));
-                b.for_to(self.dims.head_dim, 4, |b, channel| {
+                b.for_to(d, 4, |b, channel| {
                     let at = b.scale_add(channel, PAGE as i64, base);
                     let four = b.load_ints(Mem::I32, self.keys.at(at, 0));
-                    let at = b.scale_add(channel, 2, to);
+                    let at = b.mul_const(channel, 4);
                     for i in 0..4 {
                         let (byte, bias) = (b.vi(0xFF), b.vi(i64::from(KEY_ZERO)));
                         let q = b.shr(four, 8 * i);
@@ -180,41 +204,44 @@ impl Append<'_> {
                         let q = b.sub(q, bias);
                         let q = b.float(q);
                         let keys = b.mul(q, scale);
-                        let at = b.add_const(at, 2 * i64::from(i));
-                        self.bound(b, summary, at, keys);
+                        channel_bounds(b, at, 4 * i64::from(i), keys);
                     }
                 });
             }
         }
+        let unsound = b.sum_lanes(unsound.now());
+        let unsound = b.splat(unsound);
+        for group in 0..self.dims.summary_groups() {
+            let quarters = |b: &mut Build, half: i64| -> [Vf; 4] {
+                [0, 1, 2, 3].map(|j| b.load(Mem::F32, bounds.fixed(half + 4 * Summary::LINE * group + 64 * j)))
+            };
+            let (high, low) = (quarters(b, 0), quarters(b, floats));
+            let mut most = none;
+            for x in high.into_iter().chain(low) {
+                let size = b.abs(x);
+                most = b.max(most, size);
+            }
+            // f16 keeps 11 bits, or steps of 2⁻²⁴: what rounding to it takes away is added before.
+            let (step, least) = (b.vf((1.0 + 1.0 / 1024.0) / TOP_BOUND), b.vf(1.0 / 16_777_216.0));
+            let scale = b.fma(most, step, least);
+            let scales = summary.at(to.scales, Summary::SCALES * group);
+            b.store(Mem::F16, scales, scale);
+            let scale = b.load(Mem::F16, scales);
+            let one = b.vf(1.0);
+            let inverse = b.div(one, scale);
+            for (line, bounds) in [high, low].into_iter().enumerate() {
+                let bytes = bounds.map(|x| {
+                    let x = b.mul(x, inverse);
+                    let up = b.vf(0.5 + 1.0 / 1024.0);
+                    let x = b.add(x, up);
+                    b.round(x)
+                });
+                let bytes = b.pack_bytes(bytes);
+                let at = Summary::LINES * group + Summary::LINE * line as i64;
+                b.store_ints(Mem::I32, summary.at(to.lines, at), bytes);
+            }
+            let scale = b.add(scale, unsound);
+            b.store(Mem::F16, scales, scale);
+        }
     }
-
-    /// Stores the bounds of the channel at byte `at`, of the page's 16 `keys`.
-    fn bound(&self, b: &mut Build, summary: Place, at: Int, keys: Vf) {
-        let (least, most) = (b.vf(-F16_MAX), b.vf(F16_MAX));
-        let keys = b.max(keys, least);
-        let keys = b.min(keys, most);
-        let high = b.max_lanes(keys);
-        let zero = b.vf(0.0);
-        let minus = b.sub(zero, keys);
-        let low = b.max_lanes(minus);
-        // f16 keys are stored as they are; what is rounded is first moved outwards by more than rounding can move it
-        // back. `low` is the negated minimum: outwards is up for both.
-        let int8 = self.dims.kv == KvFormat::Int8;
-        let [low, high] = [low, high].map(|x| if int8 { outwards(b, x) } else { x });
-        let nought = b.flt(0.0);
-        let low = b.sub(nought, low);
-        b.store_f16(summary.at(at, 0), low);
-        b.store_f16(summary.at(at, 2 * self.dims.head_dim), high);
-    }
-}
-
-/// A little more than `x`: by 2⁻¹⁰ of its size and 2⁻²⁴, twice what rounding to f16 can take away; at most the largest f16.
-fn outwards(b: &mut Build, x: Flt) -> Flt {
-    let v = b.splat(x);
-    let size = b.abs(v);
-    let size = b.lane(size, 0);
-    let (share, least, most) = (b.flt(1.0 / 1024.0), b.flt(1.0 / 16_777_216.0), b.flt(F16_MAX));
-    let more = b.fma(size, share, least);
-    let x = b.add(x, more);
-    b.min(x, most)
 }

@@ -495,7 +495,7 @@ impl<'a> Assembly<'a> {
 
     fn finish(self) -> Program {
         let buffers = self.buffers();
-        let summary_bytes = self.choice().map_or(0, |_| self.dims.kv_heads * self.dims.head_summary_bytes());
+        let summary_bytes = self.choice().map_or(0, |_| self.dims.summary_bytes());
         Program {
             kernels: self.kernels.into_iter().map(|k| k.kernel).collect(),
             buffers,
@@ -506,7 +506,7 @@ impl<'a> Assembly<'a> {
             fork: self.fork,
             attend_rows: self.schedule.attend_rows,
             page_bytes: self.dims.page_bytes().unsigned_abs(),
-            summary_bytes: summary_bytes.unsigned_abs(),
+            summary_bytes,
             kv: self.schedule.kv,
             attention: self.schedule.attention,
             max_rows: self.schedule.max_rows,

@@ -388,6 +388,18 @@ impl Build {
         self.un(Un::ToInt, a)
     }
 
+    /// Four integers of a lane as its four bytes, each the lowest 8 bits.
+    pub(super) fn pack_bytes(&mut self, parts: [Vi; 4]) -> Vi {
+        let byte = self.vi(0xFF);
+        let mut all = self.vi(0);
+        for (i, part) in (0..).zip(parts) {
+            let part = self.and(part, byte);
+            let part = self.shl(part, 8 * i);
+            all = self.or(all, part);
+        }
+        all
+    }
+
     /// Bits of floats.
     pub(super) fn bits(&mut self, a: Vf) -> Vi {
         self.un(Un::BitsI, a)
@@ -530,11 +542,6 @@ impl Build {
     /// Stores the low byte of lane `l` at `addr + l · stride`.
     pub(super) fn store_bytes_strided(&mut self, addr: Addr, stride: i64, v: Vi) {
         self.push(Stmt::StoreStrided(Mem::I8, addr, stride, v.reg()));
-    }
-
-    /// Stores one float as f16, rounded to nearest even.
-    pub(super) fn store_f16(&mut self, addr: Addr, v: Flt) {
-        self.push(Stmt::StoreScalar(ScalarMem::F16, addr, v.reg()));
     }
 
     /// Stores one f32.

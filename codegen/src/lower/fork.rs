@@ -5,7 +5,7 @@
 
 use super::attend_int8::KEYS_IN_LANE;
 use super::build::{Build, Built, Int, Place, Slot};
-use super::{Dims, step_words};
+use super::{Dims, Summary, step_words};
 use ir::kernel::{Cmp, Mem, Split};
 use ir::program::{Buf, EDIT_WORDS, PAGE};
 use ir::schedule::KvFormat;
@@ -39,9 +39,13 @@ pub(super) fn kernel(name: &str, dims: &Dims) -> Built {
         // Only full pages have a summary; that of another one is made anew when the page is filled.
         if let Some(summary) = summary {
             let [from, to] = [from, to].map(|page| dims.summary_at(b, page, head));
-            for offset in (0..dims.head_summary_bytes()).step_by(64) {
-                let words = b.load_ints(Mem::I32, summary.at(from, offset));
-                b.store_ints(Mem::I32, summary.at(to, offset), words);
+            for offset in (0..dims.summary_groups() * Summary::LINES).step_by(64) {
+                let words = b.load_ints(Mem::I32, summary.at(from.lines, offset));
+                b.store_ints(Mem::I32, summary.at(to.lines, offset), words);
+            }
+            for offset in (0..dims.summary_groups() * Summary::SCALES).step_by(4) {
+                let pair = b.load_i32(summary.at(from.scales, offset));
+                b.store_i32(summary.at(to.scales, offset), pair);
             }
         }
     });

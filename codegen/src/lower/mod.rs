@@ -36,7 +36,7 @@ mod select;
 pub use error::Error;
 
 use ir::model::Model;
-use ir::program::{GROUP, PAGE, Program, STAT_BLOCK, head_blocks};
+use ir::program::{GROUP, PAGE, Program, STAT_BLOCK, SUMMARY_CHANNELS, SUMMARY_SCALES, head_blocks, summary_bytes};
 use ir::schedule::{KvFormat, ModelSchedule, Prologue};
 use linear::Blocking;
 
@@ -112,18 +112,27 @@ impl Dims {
         PAGE as i64 * self.head_dim * self.kv_bytes()
     }
 
-    /// Bytes of one head's summary of a page: minimum and maximum of every channel, f16.
-    fn head_summary_bytes(&self) -> i64 {
-        4 * self.head_dim
+    /// Bytes of the summaries of a page of one layer.
+    fn summary_bytes(&self) -> u64 {
+        self.kv_heads.unsigned_abs() * summary_bytes(self.head_dim.unsigned_abs())
     }
 
-    /// Byte of a head's summary of the page with number `page`, behind [`ir::program::Arg::Summary`].
-    fn summary_at(&self, b: &mut build::Build, page: build::Int, head: build::Int) -> build::Int {
+    /// How many [`SUMMARY_CHANNELS`] a head has, rounded up.
+    fn summary_groups(&self) -> i64 {
+        let channels = SUMMARY_CHANNELS as i64;
+        (self.head_dim + channels - 1) / channels
+    }
+
+    /// Where a head's summary of the page with number `page` is, behind [`ir::program::Arg::Summary`].
+    fn summary_at(&self, b: &mut build::Build, page: build::Int, head: build::Int) -> Summary {
         let in_group = b.int(GROUP as i64 - 1);
         let in_group = b.and(page, in_group);
         let base = b.mul_const(page, self.block_bytes());
-        let base = b.scale_add(in_group, self.head_summary_bytes() - self.block_bytes(), base);
-        b.scale_add(head, self.head_stride(), base)
+        let base = b.scale_add(head, self.head_stride(), base);
+        let lines = b.scale_add(in_group, self.summary_groups() * Summary::LINES - self.block_bytes(), base);
+        let scales = b.scale_add(in_group, self.summary_groups() * Summary::SCALES - self.block_bytes(), base);
+        let scales = b.add_const(scales, GROUP as i64 * self.summary_groups() * Summary::LINES);
+        Summary { lines, scales }
     }
 
     /// Bytes of the rows of [`ir::program::Buf::Fresh`]: keys, then values.
@@ -150,6 +159,24 @@ impl Dims {
     fn stat_blocks(&self) -> i64 {
         (self.vocab_padded() + STAT_BLOCK as i64 - 1) / STAT_BLOCK as i64
     }
+}
+
+/// Bytes of a head's summary of a page, as [`ir::program::Arg::Summary`] says.
+#[derive(Clone, Copy)]
+struct Summary {
+    /// Byte of the first line of bounds.
+    lines: build::Int,
+    /// Byte of the first scale.
+    scales: build::Int,
+}
+
+impl Summary {
+    /// Bytes of a line of bounds.
+    const LINE: i64 = SUMMARY_CHANNELS as i64;
+    /// Bytes of the two lines of as many channels.
+    const LINES: i64 = 2 * Self::LINE;
+    /// Bytes of their scales.
+    const SCALES: i64 = 2 * SUMMARY_SCALES as i64;
 }
 
 /// Byte offsets in the step header.

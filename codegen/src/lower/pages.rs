@@ -3,24 +3,33 @@
 //! Takes the row's queries, its sequence's page table and the pages' summaries, writes a list of page numbers in the order
 //! of the sequence: the first pages, the last pages, and of those between them the ones with the largest bounds, as many
 //! as the budget has room for. Equal bounds go to the earlier page. The bound of a page is Σ over channels of
-//! `max(q·min, q·max)`, summed over the query heads of the KV head: no key of the page has a larger sum of scores. Over int8
-//! attention rounds its queries, by at most half a step of `max|q| / 127` per channel; scores of rounded queries can exceed
-//! the bound by no more than what that makes of the key. A bound that is no number counts as the largest. There is no sort:
-//! the smallest bound that is in is found bit by bit.
+//! `max(q·min, q·max)`, summed over the query heads of the KV head: no key of the page has a larger sum of scores. It is taken
+//! in products of bytes, by four channels with a scale of their own: minima and maxima are rounded outwards when the page is
+//! summarised, and what rounding the queries may take away is added. Over int8 attention rounds its queries, too, by at most
+//! half a step of `max|q| / 127` per channel; scores of rounded queries can exceed the bound by no more than what that makes of
+//! the key. A bound that is no number counts as the largest. There is no sort: the smallest bound that is in is found bit by
+//! bit.
 //!
 //! Where lists may be trimmed, the smallest bound that is in is also the largest one at which the pages down to it hold the
 //! wanted share of the weight of all pages between the first and the last ones, `exp((bound − largest) / query heads)` each.
 //! Sums of weights are taken in the order of the pages, so that they cannot fall when more pages are in; pages with equal
 //! bounds are in or out together. Behind a row's lists stands by how many pages each of them is too short.
 
-use super::build::{Build, Flt, Int, Place, Var, Vf};
+use super::build::{Build, Bytes, Flt, Int, Place, Var, Vf};
 use super::math::exp;
-use super::{Dims, pick_words};
+use super::{Dims, Summary, pick_words};
 use ir::kernel::{Cache, Cmp, Mem, Split};
-use ir::program::{Buf, MOST_PAGES};
+use ir::program::{Buf, GROUP, MOST_PAGES};
 
-/// Entries ahead that summaries are asked for: with fewer the memory's latency shows.
-const AHEAD: i64 = 16;
+/// Entries ahead that summaries are asked for, and asked for once more: the CPU drops requests while too many are under way.
+const AHEAD: [i64; 2] = [64, 16];
+/// The largest byte of a rounded query: unsigned.
+const TOP_QUERY: f32 = 255.0;
+/// What a lane's products start at: rounding takes at most a half from each of its eight factors, which are multiplied by up
+/// to 128.
+const START: i64 = 8 * 128 / 2;
+/// Queries of a lane that are all below this are taken as 0, before `255 / max` overflows.
+const ZERO_BELOW: f32 = 1e-30;
 /// Vectors of bounds that are counted together: one addition at a time would wait for the one before.
 const TOGETHER: i64 = 4;
 
@@ -47,6 +56,15 @@ impl Choice {
     }
 }
 
+/// Queries of a row in [`ir::program::SUMMARY_CHANNELS`] channels, summed over the query heads of a KV head and rounded to unsigned bytes,
+/// which lie as those of summaries.
+struct Queries {
+    /// The parts above zero; the parts below zero, with the sign turned.
+    bytes: [Bytes; 2],
+    /// What a step of a lane's bytes stands for.
+    scale: Vf,
+}
+
 /// Places of the choice.
 struct Select<'a> {
     dims: &'a Dims,
@@ -54,6 +72,8 @@ struct Select<'a> {
     tables: Place,
     query: Place,
     summary: Place,
+    /// A line of rounded queries on its way to a register.
+    line: Place,
     /// One bound per page between the first and the last ones; then the same as ordered integers.
     bounds: Place,
     /// What the pages weigh, where lists may be trimmed.
@@ -67,7 +87,8 @@ pub(super) fn choose(b: &mut Build, dims: &Dims, choice: &Choice, summary: Place
     let tables = b.write_buf("tables", Buf::Tables);
     let bounds = b.local("bounds", choice.bounds_bytes());
     let weights = (choice.top_p < 1000).then(|| b.local("weights", choice.bounds_bytes()));
-    let s = Select { dims, choice, tables, query, summary, bounds, weights };
+    let line = b.local("line", Summary::LINE);
+    let s = Select { dims, choice, tables, query, summary, line, bounds, weights };
     let units = b.mul_const(lists, dims.kv_heads);
     b.par_for(units, Split::Cyclic, |b, unit| {
         let (pick, head) = b.div_rem(unit, dims.kv_heads);
@@ -129,8 +150,8 @@ impl Select<'_> {
         b.store_i32(self.tables.at(at, 0), number);
     }
 
-    /// Byte of a page's summary of a head; `at` is the byte of its number.
-    fn summary_at(&self, b: &mut Build, at: Int, head: Int) -> Int {
+    /// Where a page's summary of a head is; `at` is the byte of its number.
+    fn summary_at(&self, b: &mut Build, at: Int, head: Int) -> Summary {
         let number = b.load_i32(self.tables.at(at, 0));
         self.dims.summary_at(b, number, head)
     }
@@ -138,32 +159,48 @@ impl Select<'_> {
     /// The bounds of `n` pages whose numbers start at byte `first`, as integers in their order; behind them the least
     /// integer, up to vectors that are counted together.
     fn bounds(&self, b: &mut Build, row: Int, head: Int, first: Int, n: Int) {
-        let d = self.dims.head_dim;
-        let (positive, negative) = self.signs(b, row, head);
         let zero = b.int(0);
+        // Summaries of a group lie together, far from those of the next one. Asked for one by one, each first line would wait
+        // for its translation; together they are translated side by side (a quarter of the choice on Zen 5).
+        b.for_(zero, n, GROUP as i64, |b, p| {
+            let at = b.scale_add(p, 4, first);
+            let at = self.summary_at(b, at, head);
+            b.prefetch(self.summary.at(at.lines, 0), Cache::First);
+        });
+        let queries = self.queries(b, row, head);
         let none = b.flt(f32::MIN);
         let largest = b.var(none);
         b.for_(zero, n, 1, |b, p| {
             let at = b.scale_add(p, 4, first);
-            // The page some entries ahead, or the last one again.
+            // The pages some entries ahead, or the last one again.
             let last = b.add_const(n, -1);
-            let ahead = b.add_const(p, AHEAD);
-            let ahead = b.min(ahead, last);
-            let ahead = b.scale_add(ahead, 4, first);
-            let ahead = self.summary_at(b, ahead, head);
-            for line in (0..self.dims.head_summary_bytes()).step_by(64) {
-                b.prefetch(self.summary.at(ahead, line), Cache::Second);
+            for ahead in AHEAD {
+                let ahead = b.add_const(p, ahead);
+                let ahead = b.min(ahead, last);
+                let ahead = b.scale_add(ahead, 4, first);
+                let ahead = self.summary_at(b, ahead, head);
+                let groups = self.dims.summary_groups();
+                for line in (0..groups * Summary::LINES).step_by(64) {
+                    b.prefetch(self.summary.at(ahead.lines, line), Cache::First);
+                }
+                for line in (0..groups * Summary::SCALES).step_by(64) {
+                    b.prefetch(self.summary.at(ahead.scales, line), Cache::First);
+                }
             }
-            let base = self.summary_at(b, at, head);
-            let none = b.vf(0.0);
-            let (mut high, mut low) = (none, none);
-            for (t, (&p, &n)) in (0..).zip(positive.iter().zip(&negative)) {
-                let max = b.load(Mem::F16, self.summary.at(base, 2 * d + 32 * t));
-                high = b.fma(p, max, high);
-                let min = b.load(Mem::F16, self.summary.at(base, 32 * t));
-                low = b.fma(n, min, low);
+            let at = self.summary_at(b, at, head);
+            let mut bound = b.vf(0.0);
+            for (group, query) in (0..).zip(&queries) {
+                let mut dots = b.vi(START);
+                for (line, bytes) in (0..).zip(query.bytes) {
+                    let offset = Summary::LINES * group + Summary::LINE * line;
+                    let bounds = b.load_bytes(self.summary.at(at.lines, offset));
+                    dots = b.dot4(dots, bytes, bounds);
+                }
+                let dots = b.float(dots);
+                let scale = b.load(Mem::F16, self.summary.at(at.scales, Summary::SCALES * group));
+                let scale = b.mul(scale, query.scale);
+                bound = b.fma(dots, scale, bound);
             }
-            let bound = b.add(high, low);
             let bound = b.sum_lanes(bound);
             let most = b.flt(f32::MAX);
             let bound = b.select(Cmp::Le, bound, most, bound, most);
@@ -241,24 +278,47 @@ impl Select<'_> {
         })
     }
 
-    /// The parts of the row's queries above and below zero, summed over the query heads of a KV head.
-    fn signs(&self, b: &mut Build, row: Int, head: Int) -> (Vec<Vf>, Vec<Vf>) {
+    /// The row's queries, by [`ir::program::SUMMARY_CHANNELS`].
+    fn queries(&self, b: &mut Build, row: Int, head: Int) -> Vec<Queries> {
         let dims = self.dims;
         let at = b.mul_const(row, dims.query_bytes());
         let at = b.scale_add(head, dims.group() * 4 * dims.head_dim, at);
         let zero = b.vf(0.0);
-        let mut sums = Vec::new();
-        for t in 0..dims.head_dim / 16 {
-            let (mut positive, mut negative) = (zero, zero);
-            for g in 0..dims.group() {
+        // Parts above zero, parts below zero with the sign turned, summed over the query heads.
+        let signs = |b: &mut Build, t: i64| {
+            let (mut up, mut down) = (zero, zero);
+            for g in (0..dims.group()).filter(|_| 16 * t < dims.head_dim) {
                 let q = b.load(Mem::F32, self.query.at(at, 4 * g * dims.head_dim + 64 * t));
-                let (up, down) = (b.max(q, zero), b.min(q, zero));
-                positive = b.add(positive, up);
-                negative = b.add(negative, down);
+                let (above, below) = (b.max(q, zero), b.min(q, zero));
+                up = b.add(up, above);
+                down = b.sub(down, below);
             }
-            sums.push((positive, negative));
-        }
-        sums.into_iter().unzip()
+            (up, down)
+        };
+        (0..dims.summary_groups())
+            .map(|group| {
+                let quarters = [0, 1, 2, 3].map(|j| signs(b, 4 * group + j));
+                let mut most = zero;
+                for (up, down) in quarters {
+                    let larger = b.max(up, down);
+                    most = b.max(most, larger);
+                }
+                let (top, share, least) = (b.vf(TOP_QUERY), b.vf(1.0 / TOP_QUERY), b.vf(ZERO_BELOW));
+                let scale = b.mul(most, share);
+                let inverse = b.div(top, most);
+                let inverse = b.select(Cmp::Lt, most, least, zero, inverse);
+                let bytes = [quarters.map(|(up, _)| up), quarters.map(|(_, down)| down)].map(|quarters| {
+                    let bytes = quarters.map(|x| {
+                        let x = b.mul(x, inverse);
+                        b.round(x)
+                    });
+                    let bytes = b.pack_bytes(bytes);
+                    b.store_ints(Mem::I32, self.line.fixed(0), bytes);
+                    b.load_bytes(self.line.fixed(0))
+                });
+                Queries { bytes, scale }
+            })
+            .collect()
     }
 
     /// How many of the first `bytes / 4` bounds are at least `least`, which is more than the least integer.

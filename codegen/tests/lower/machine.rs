@@ -7,11 +7,14 @@ use codegen::Backend;
 use codegen::back::interp::{self, Value};
 use half::f16;
 use ir::model::{Family, Model, Tensor};
-use ir::program::{Arg, Buf, CHUNK, GROUP, Launch, PAGE, Program, Source, head_blocks};
+use ir::program::{
+    Arg, Buf, CHUNK, GROUP, Launch, PAGE, Program, SUMMARY_CHANNELS, SUMMARY_SCALES, Source, head_blocks,
+};
 use ir::schedule::{Attention, KvFormat, ModelSchedule, Numerics, Prologue};
 use ir::target::Isa;
 use ir::tensor::DType;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// KV pages of every machine.
 pub(crate) const PAGES: usize = 160;
@@ -296,7 +299,7 @@ impl Machine {
             let pages = (row.position / PAGE + 1) as i64;
             let alone = rows.iter().filter(|r| r.sequence == row.sequence).count() == 1;
             if alone && (self.list_all || pages > budget) {
-                let heads = self.program.summary_bytes as i64 / 4 / self.head_dim();
+                let heads = self.layout.kv_heads as i64;
                 let trims = i64::from(self.program.attention.trims());
                 let list = PAGES as i64 + picks.len() as i64 * heads * (budget + trims);
                 picks.push([i as i64, (row.sequence * SEQUENCE_PAGES) as i64, pages, list]);
@@ -331,7 +334,7 @@ impl Machine {
         let tables = &self.buffers[&Buf::Tables];
         let mut entries = &tables[4 * list..][..4 * budget.min(pick[2]) as usize];
         if self.program.attention.trims() {
-            let heads = self.program.summary_bytes as i64 / 4 / self.head_dim();
+            let heads = self.layout.kv_heads as i64;
             let short = &tables[4 * (pick[3] + heads * budget + head as i64) as usize..][..4];
             let short = i32::from_le_bytes(short.try_into().expect("four bytes"));
             entries = &entries[..entries.len() - 4 * usize::try_from(short).expect("a number of pages")];
@@ -339,11 +342,6 @@ impl Machine {
         let number = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize;
         let page = |n: usize| (0..PAGES).find(|p| self.number(*p) == n).expect("the number of a page");
         entries.chunks_exact(4).map(|b| page(number(b))).collect()
-    }
-
-    fn head_dim(&self) -> i64 {
-        let rope = self.program.buffers.iter().find(|(b, _)| *b == Buf::Rope).expect("a rope table").1;
-        (rope.fixed as usize / 4 / (SEQUENCE_PAGES * PAGE)) as i64
     }
 
     /// Runs one launch.
@@ -445,9 +443,28 @@ impl Layout {
         (self.number(page) + head * self.head_blocks()) * self.block_bytes()
     }
 
-    /// Byte of the summary of a head on a page.
-    pub(crate) fn summary(&self, page: usize, head: usize) -> usize {
-        self.block(page - page % GROUP, head) + page % GROUP * 4 * self.head_dim
+    /// Which bytes are the summary of a head on a page: its bounds, and their scales.
+    pub(crate) fn summary(&self, page: usize, head: usize) -> [Range<usize>; 2] {
+        let (group, in_group) = (self.block(page - page % GROUP, head), page % GROUP);
+        let channels = self.head_dim.next_multiple_of(SUMMARY_CHANNELS);
+        let lines = group + in_group * 2 * channels;
+        let scales = group + GROUP * 2 * channels + in_group * channels / 2;
+        [lines..lines + 2 * channels, scales..scales + channels / 2]
+    }
+
+    /// Where a channel's bound is in a summary, and its scale: [`Layout::summary`]'s bytes; `low`: the negated minimum.
+    fn bound(channel: usize, low: bool) -> [usize; 2] {
+        let (group, c) = (channel / SUMMARY_CHANNELS, channel % SUMMARY_CHANNELS);
+        let lane = c % SUMMARY_SCALES;
+        let line = SUMMARY_CHANNELS * (2 * group + usize::from(low));
+        [line + 4 * lane + c / SUMMARY_SCALES, 2 * (SUMMARY_SCALES * group + lane)]
+    }
+
+    /// The byte of a channel's bound, signed, and what a step of it stands for.
+    pub(crate) fn bound_of(&self, summaries: &[u8], [page, head]: [usize; 2], channel: usize, low: bool) -> (i8, f32) {
+        let [lines, scales] = self.summary(page, head).map(|bytes| &summaries[bytes]);
+        let [byte, scale] = Self::bound(channel, low);
+        (lines[byte].cast_signed(), f16::from_le_bytes([scales[scale], scales[scale + 1]]).to_f32())
     }
 
     /// Byte of an element of the keys or values.
@@ -497,21 +514,32 @@ impl Layout {
         bytes
     }
 
-    /// Summaries of all pages of a layer as the contract has them, with bounds a little wide for int8.
+    /// Summaries of all pages of a layer as the contract has them.
     fn summaries_of(&self, keys: &[u8]) -> Vec<u8> {
         if !self.summaries {
             return Vec::new();
         }
         let mut bytes = vec![0; keys.len()];
         for (page, head) in (0..PAGES).flat_map(|p| (0..self.kv_heads).map(move |h| (p, h))) {
-            let at = self.summary(page, head);
-            for channel in 0..self.head_dim {
-                let keys = (0..PAGE).map(|s| self.element(keys, false, [page, head, channel, s]));
-                let (low, high) = keys.fold((f64::MAX, f64::MIN), |(l, h), k| (l.min(k), h.max(k)));
-                let wide = if self.format == KvFormat::Int8 { 0.002 } else { 0.0 };
-                bytes[at + 2 * channel..][..2].copy_from_slice(&f16::from_f64(low - wide).to_le_bytes());
-                bytes[at + 2 * (self.head_dim + channel)..][..2]
-                    .copy_from_slice(&f16::from_f64(high + wide).to_le_bytes());
+            let [lines, scales] = self.summary(page, head);
+            let extremes: Vec<[f64; 2]> = (0..self.head_dim)
+                .map(|channel| {
+                    let keys = (0..PAGE).map(|s| self.element(keys, false, [page, head, channel, s]));
+                    keys.fold([f64::MIN; 2], |[high, low], k| [high.max(k), low.max(-k)])
+                })
+                .collect();
+            for (channel, own) in extremes.iter().enumerate() {
+                // A hundredth more than needed, whatever rounding to f16 does.
+                let first = channel - channel % SUMMARY_CHANNELS + channel % SUMMARY_SCALES;
+                let four =
+                    (first..first + SUMMARY_CHANNELS).step_by(SUMMARY_SCALES).filter_map(|c| extremes.get(c)).flatten();
+                let most = four.fold(0.0, |most: f64, x| most.max(x.abs()));
+                let scale = f16::from_f64(1.01 * most / 127.0);
+                for (low, extreme) in [false, true].into_iter().zip(own) {
+                    let [byte, at] = Self::bound(channel, low);
+                    bytes[lines.start + byte] = ((extreme / scale.to_f64()).ceil() as i8).cast_unsigned();
+                    bytes[scales.start + at..][..2].copy_from_slice(&scale.to_le_bytes());
+                }
             }
         }
         bytes

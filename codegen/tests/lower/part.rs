@@ -5,7 +5,7 @@ use crate::machine::{Engine, Machine, PAGES, Row, Tiny, Widths, element, page_of
 use crate::{check_step, row};
 use half::f16;
 use ir::model::{Family, Model};
-use ir::program::{Buf, PAGE};
+use ir::program::{Buf, PAGE, SUMMARY_CHANNELS, SUMMARY_SCALES};
 use ir::schedule::{Attention, KvFormat, ModelSchedule};
 use ir::tensor::DType;
 
@@ -13,7 +13,22 @@ use ir::tensor::DType;
 const WIDTHS: Widths = [96, 6, 2, 64, 96, 40];
 
 fn tiny() -> Tiny {
-    Tiny::new(Family::Llama, 2, WIDTHS, [DType::Q8_0; 8])
+    tiny_of(64)
+}
+
+/// The same with heads of so many dimensions.
+fn tiny_of(head_dim: u32) -> Tiny {
+    let mut widths = WIDTHS;
+    widths[3] = head_dim;
+    Tiny::new(Family::Llama, 2, widths, [DType::Q8_0; 8])
+}
+
+/// Schedules that choose pages, and head dimensions: less than a line of bounds has, as many, and more.
+fn choosing() -> Vec<(ModelSchedule, u32)> {
+    let make = |kv, head_dim| (ModelSchedule { kv, attention: SPARSE, ..schedule() }, head_dim);
+    let all = schedules().into_iter().filter(|s| s.attention.chooses());
+    let others = [make(KvFormat::F16, 32), make(KvFormat::Int8, 96), make(KvFormat::F16, 128)];
+    all.map(|s| (s, 64)).chain(others).collect()
 }
 
 /// A dense layer, then one that chooses 7 pages.
@@ -184,27 +199,42 @@ fn bound_and_truth(m: &Machine, model: &Model, layer: usize, row: usize, page: u
     let (d, heads) = (model.head_dim as usize, model.heads as usize);
     let group = heads / model.kv_heads as usize;
     let query = m.floats(Buf::Query, (row * heads + head * group) * d, group * d);
-    let at = m.layout.summary(page, head);
-    let half = |i: usize| {
-        let b = &m.summaries[layer][at + 2 * i..];
-        f16::from_le_bytes([b[0], b[1]]).to_f64()
-    };
-    let mut bound = 0.0;
     let mut scores = [0.0; PAGE];
     for (i, q) in query.iter().enumerate() {
-        let (c, q) = (i % d, f64::from(*q));
-        bound += (q * half(c)).max(q * half(d + c));
         for (slot, score) in scores.iter_mut().enumerate() {
-            *score += q * element(m, layer, false, [page, head, c, slot]);
+            *score += f64::from(*q) * element(m, layer, false, [page, head, i % d, slot]);
         }
+    }
+    // Four channels share the scale of their bounds and, rounded to bytes, that of their queries.
+    let mut bound = 0.0;
+    for lane in (0..d).filter(|c| c % SUMMARY_CHANNELS < SUMMARY_SCALES) {
+        let four = (lane..d.min(lane + SUMMARY_CHANNELS)).step_by(SUMMARY_SCALES);
+        let signs = four.map(|c| {
+            let q = query[c..].iter().step_by(d);
+            (c, [q.clone().fold(0.0, |sum, q| sum + q.max(0.0)), q.fold(0.0, |sum: f32, q| sum - q.min(0.0))])
+        });
+        let signs: Vec<(usize, [f32; 2])> = signs.collect();
+        let most = signs.iter().flat_map(|(_, x)| x).fold(0.0, |most: f32, x| most.max(*x));
+        // Half a step of every factor, times the most that a byte of a bound is.
+        let mut dots = 8.0 * 0.5 * 128.0;
+        let mut scale = 0.0;
+        for (c, signs) in signs {
+            for (low, q) in [false, true].into_iter().zip(signs) {
+                let (byte, step) = m.layout.bound_of(&m.summaries[layer], [page, head], c, low);
+                let rounded = if most < 1e-30 { 0.0 } else { (q * (255.0 / most)).round_ties_even() };
+                dots += f64::from(rounded) * f64::from(byte);
+                scale = f64::from(step);
+            }
+        }
+        bound += dots * scale * f64::from(most) / 255.0;
     }
     (bound, scores.into_iter().fold(f64::MIN, f64::max))
 }
 
 #[test]
 fn lists_hold_the_pages_with_the_largest_bounds() {
-    for s in schedules().into_iter().filter(|s| s.attention.chooses() && !s.attention.trims()) {
-        let tiny = tiny();
+    for (s, head_dim) in choosing().into_iter().filter(|(s, _)| !s.attention.trims()) {
+        let tiny = tiny_of(head_dim);
         let rows = [row(0, 527), row(1, 400), row(3, 111)];
         let mut m = Machine::new(&tiny, &s, 2);
         let engine = Engine::best(&m.program);
@@ -285,9 +315,9 @@ fn adversary(kind: usize, i: usize, slot: usize) -> f32 {
 
 #[test]
 fn no_key_scores_above_the_bound_of_its_page() {
-    for s in schedules().into_iter().filter(|s| s.attention.chooses()) {
+    for (s, head_dim) in choosing() {
         for kind in 0..6 {
-            let tiny = tiny();
+            let tiny = tiny_of(head_dim);
             let mut m = Machine::new(&tiny, &s, 2);
             let engine = Engine::best(&m.program);
             // A prompt fills two pages; what `qkv` would have left is replaced before the append.
@@ -299,7 +329,7 @@ fn no_key_scores_above_the_bound_of_its_page() {
                 let launch = m.program.forward[i].clone();
                 m.launch(&engine, &launch);
             }
-            let (d, kv) = (64, 2);
+            let (d, kv) = (head_dim as usize, 2);
             for p in 0..16 {
                 for i in 0..kv * d {
                     let x = adversary(kind, i, p);
@@ -327,6 +357,26 @@ fn no_key_scores_above_the_bound_of_its_page() {
 }
 
 #[test]
+fn a_page_with_a_key_that_is_not_finite_has_no_bound() {
+    for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let tiny = tiny();
+        let mut m = Machine::new(&tiny, &ModelSchedule { attention: SPARSE, ..schedule() }, 1);
+        let engine = Engine::best(&m.program);
+        let rows: Vec<Row> = (0..16).map(|p| row(0, p)).collect();
+        m.step(&rows);
+        let at = m.layout.place(false, [page_of(0, 0), 1, 7, 3]);
+        m.kv[1][0][at..at + 2].copy_from_slice(&f16::from_f32(x).to_le_bytes());
+        let choose = |l: &&ir::program::Launch| m.program.kernels[l.kernel as usize].name == "append.choose";
+        let launch = m.program.forward.iter().find(choose).expect("an append").clone();
+        m.launch(&engine, &launch);
+        for (head, channel) in (0..2).flat_map(|head| (0..64).map(move |c| (head, c))) {
+            let (_, scale) = m.layout.bound_of(&m.summaries[1], [page_of(0, 0), head], channel, false);
+            assert_eq!(scale.is_nan(), head == 1, "{x}: head {head}, channel {channel}: {scale}");
+        }
+    }
+}
+
+#[test]
 fn a_summary_is_a_function_of_its_page() {
     let s = ModelSchedule { kv: KvFormat::Int8, attention: SPARSE, ..schedule() };
     let tiny = tiny();
@@ -346,7 +396,7 @@ fn a_summary_is_a_function_of_its_page() {
     }
     assert!(together.kv == apart.kv && together.summaries == apart.summaries);
     let untouched = (0..PAGES).filter(|p| *p != page_of(1, 1)).all(|p| {
-        (0..2).all(|h| together.summaries[1][together.layout.summary(p, h)..][..256].iter().all(|b| *b == 0x55))
+        (0..2).all(|h| together.layout.summary(p, h).into_iter().flatten().all(|i| together.summaries[1][i] == 0x55))
     });
     assert!(untouched);
 }
@@ -382,10 +432,8 @@ fn edits_reach_scales_and_summaries() {
                 }
             }
             if s.attention.chooses() && slots == PAGE {
-                let summary = |m: &Machine, page: usize| {
-                    let at = m.layout.summary(page, 1);
-                    m.summaries[0][at..at + 4 * dim as usize].to_vec()
-                };
+                let summary =
+                    |m: &Machine, page: usize| m.layout.summary(page, 1).map(|at| m.summaries[0][at].to_vec());
                 assert!(summary(&m, page) == summary(&before, from), "{:?}, page {page}", s.kv);
             }
         }

@@ -6,7 +6,7 @@ use super::{page_shape, program_error, stat_words};
 use crate::error::Result;
 use crate::weights;
 use ir::model::Model;
-use ir::program::{Arg, Buf, Program};
+use ir::program::{Arg, Buf, Program, summary_bytes};
 use ir::schedule::Attention;
 
 /// Everything the launches rely on.
@@ -19,8 +19,11 @@ pub(super) fn check(model: &Model, program: &Program) -> Result<()> {
     if program.page_bytes != shape.page_bytes() as u64 {
         return fail("sizes", format!("pages of {} bytes, the model has {}", program.page_bytes, shape.page_bytes()));
     }
-    let summary =
-        if program.attention.chooses() { 4 * u64::from(model.kv_heads) * u64::from(model.head_dim) } else { 0 };
+    let summary = if program.attention.chooses() {
+        u64::from(model.kv_heads) * summary_bytes(u64::from(model.head_dim))
+    } else {
+        0
+    };
     if program.summary_bytes != summary {
         return fail("sizes", format!("summaries of {} bytes, the model has {summary}", program.summary_bytes));
     }
