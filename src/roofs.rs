@@ -16,7 +16,7 @@ use codegen::Backend;
 use ir::kernel::Kernel;
 use ir::schedule::KvFormat;
 use ir::target::Isa;
-use kernels::{AHEAD, Arithmetic, BYTE_LINES, Factors, MOST_QUERIES, PIECE, STEPS, Work, pieces_ahead};
+use kernels::{AHEAD, Arithmetic, BYTE_LINES, Factors, MOST_QUERIES, PIECE, Requests, STEPS, Work};
 use runtime::device::cpu::{Function, Image, Launch, Region, Team};
 use runtime::device::probe;
 use std::time::Instant;
@@ -201,7 +201,7 @@ fn reading_kernels(work: Work) -> [Kernel; AHEAD.len()] {
 fn scattered_kernels(loops: &[Work], piece: u64) -> Result<Vec<Kernel>> {
     let piece = i64::try_from(piece)?;
     let variants =
-        |work: Work| pieces_ahead(piece).into_iter().map(move |ahead| kernels::scattered(work, piece, ahead));
+        |work: Work| Requests::of(piece).into_iter().map(move |requests| kernels::scattered(work, piece, &requests));
     Ok(loops.iter().copied().flat_map(variants).collect())
 }
 
@@ -211,7 +211,8 @@ fn shuffled(bytes: u64, piece: u64) -> Result<Region> {
     let numbers = i32::try_from(bytes / piece)
         .with_context(|| format!("--pieces {piece}: {bytes} bytes have more such pieces than can be numbered"))?;
     let count = usize::try_from(numbers)?;
-    let ahead = usize::try_from(pieces_ahead(i64::try_from(piece)?).into_iter().max().unwrap_or(0))?;
+    let requests = Requests::of(i64::try_from(piece)?);
+    let ahead = usize::try_from(requests.into_iter().flat_map(|requests| requests.ahead).max().unwrap_or(0))?;
     let mut table = Region::new(4 * (count + ahead).next_multiple_of(16))?;
     let places = &mut table.i32s_mut()[..count];
     for (number, place) in (0..numbers).zip(places.iter_mut()) {

@@ -42,12 +42,12 @@ def decode_needs(model, case, own):
     weighed = partly * own / PAGE if kind == "sparse" else 0
     # A window's pages, and all pages, lie in order.
     scattered = partly * part * model.kv_bytes(rounded) if kind == "sparse" and part < own else 0
-    # A summary is two vectors of 16-bit elements for a head's keys: as much as a position's key and value. Weighing it is a
-    # product per element of a query: half of attending to a position.
-    size = _weights(model, case) + attended * model.kv_bytes(rounded) + weighed * model.kv_per_position
+    # A summary has two bytes for a channel of the keys and a 16-bit scale for four. Weighing it is a product for each byte.
+    channels = model.kv_per_position / 4
+    size = _weights(model, case) + attended * model.kv_bytes(rounded) + weighed * 2.5 * channels
     in_order = attended * model.kv_bytes(rounded) - scattered
-    attention, weighing = attended * model.attention_macs, weighed * model.attention_macs / 2
-    return size, in_order, scattered, attention if rounded else 0, weighing + (0 if rounded else attention)
+    attention, weighing = attended * model.attention_macs, weighed * 2 * channels
+    return size, in_order, scattered, weighing + (attention if rounded else 0), 0 if rounded else attention
 
 
 def _rounded(case):

@@ -237,7 +237,7 @@ class Roof(unittest.TestCase):
         self.assert_needs(window, 1, 1000 + 192 * 10, 192 * 10, 0, (0, 110, 90, 10 + 192 * 4))
         # Chosen pages lie scattered: 64 positions in two of four layers.
         sparse = self.needs("decode:depth=320 kv=int8 attention=sparse:4:0.95", 0)
-        self.assert_needs(sparse, 1, 1000 + 192 * 9 + 10 * 10, 160 * 9, 32 * 9, (192 * 4, 110, 90, 10 + 10 * 2))
+        self.assert_needs(sparse, 1, 1000 + 192 * 9 + 10 * 6.25, 160 * 9, 32 * 9, (192 * 4 + 10 * 5, 110, 90, 10))
         # A budget beyond the context is all of it, in order.
         self.assertEqual(self.needs("decode:depth=16 attention=window:9", 0), self.needs("decode:depth=16", 0))
         self.assertEqual(self.needs("decode:depth=16 attention=sparse:9", 0)["scattered_bytes"], 0)
@@ -274,7 +274,7 @@ class Roof(unittest.TestCase):
     def test_chosen_pages_are_read_at_the_rate_of_their_pieces(self):
         case = cases.parse_case("decode:depth=320 kv=int8 attention=sparse:4")
         rates = {"read": [{"bytes": 1, "bytes_per_second": 100.0}], "int8_macs_per_second": 1e9, "f32_macs_per_second": 1e9}
-        size, chosen = 1000 + 192 * 9 + 10 * 10, 32 * 9
+        size, chosen = 1000 + 192 * 9 + 10 * 6.25, 32 * 9
         self.assertAlmostEqual(roof.roof_of(self.sizes, case, rates, 0)["reading_seconds_per_step"], size / 100)
         rates["scattered"] = [{"bytes": 1, "piece": piece, "bytes_per_second": rate} for piece, rate in ((1024, 20.0), (2048, 30.0))]
         limit = roof.roof_of(self.sizes, case, rates, 0)
