@@ -20,7 +20,7 @@ class Row:
 
 def _context_loss(divergence, same):
     return (
-        f"At 8000 tokens of context, on the text of four that loses most: {divergence:.3f} nats of mean KL divergence from "
+        f"At 8000 tokens of context, on the text of five that loses most: {divergence:.3f} nats of mean KL divergence from "
         f"exact attention, the same most probable token at {100 * same:.0f} % of the positions."
     )
 
