@@ -14,8 +14,8 @@ use ir::schedule::KvFormat;
 pub(super) const PIECE: i64 = 64 << 10;
 /// Bytes that a step of the reading kernels loads at most.
 const STRIDE: i64 = 512;
-/// The same of the kernels that read scattered pieces: pieces of up to so many bytes are read without a loop around their lines,
-/// which some CPUs read a fifth faster.
+/// The same of the kernels that read scattered pieces, where their factors have room: pieces of up to so many bytes are read
+/// without a loop around their lines, which some CPUs do a fifth faster.
 const PIECE_STRIDE: i64 = 1024;
 /// How many bytes ahead of their loads the reading kernels ask for lines; 0: leaves it to the CPU.
 pub(super) const AHEAD: [i64; 3] = [0, 4 << 10, 16 << 10];
@@ -32,6 +32,8 @@ const WRITTEN_OUT: i64 = 4;
 const LINES: i64 = 32;
 /// Lines of bytes, and of floats behind them: together they stay in the first cache.
 pub(super) const BYTE_LINES: i64 = 2 * LINES;
+/// The farthest that a step's factors begin behind those of another one, bytes.
+const FARTHEST_TURN: i64 = 15 * 64;
 /// Parameters of the kernels that read: the table of pieces, and factors as the arithmetic loops have operands.
 const TABLE: u32 = 3;
 const FACTORS: u32 = 4;
@@ -182,6 +184,18 @@ impl Work {
             .collect()
     }
 
+    /// Bytes of a step over scattered pieces at most: with [`PIECE_STRIDE`] the factors of many queries would end behind theirs.
+    fn stride(self) -> i64 {
+        match self {
+            Self::Sum => PIECE_STRIDE,
+            Self::Attend { kv, queries, vectors, copies } => {
+                let read = PIECE_STRIDE / vector_bytes(kv);
+                let factors = if copies { read } else { read / vectors } * queries;
+                if FARTHEST_TURN + 4 * factors <= 64 * BYTE_LINES { PIECE_STRIDE } else { STRIDE }
+            }
+        }
+    }
+
     fn name(self) -> String {
         match self {
             Self::Sum => "read".to_owned(),
@@ -219,7 +233,7 @@ impl Work {
         };
         // Other factors from step to step, of some lines that stay in the first cache.
         let turn = k.put(body, Ty::I64, Op::Shift(Shift::RightLogical, from, 3));
-        let mask = k.int(body, 15 * 64);
+        let mask = k.int(body, FARTHEST_TURN);
         let turn = k.put(body, Ty::I64, Op::Bin(Bin::And, turn, mask));
         let size = vector_bytes(kv);
         let mut factors: Vec<Reg> = Vec::new();
@@ -308,9 +322,9 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// The ways that are tried for pieces of so many bytes: once into the second cache and at most 8 KiB ahead into the first,
-    /// at least at the next piece, as a single small piece ahead hides little of what its first line waits; and twice, because
-    /// the CPU drops requests while too many are under way.
+    /// The ways that are tried for pieces of so many bytes: not at all; once, into the second cache and 8 KiB ahead into the first,
+    /// at least the next piece (a single small one would hide little of what its first line waits); and twice, because the CPU
+    /// drops requests while too many are under way.
     pub(super) fn of(piece: i64) -> Vec<Self> {
         let pieces = |bytes: i64| (bytes + piece - 1) / piece;
         let once = |bytes: i64, into| Self { ahead: vec![pieces(bytes)], into };
@@ -335,7 +349,7 @@ pub(super) fn scattered(work: Work, piece: i64, requests: &Requests) -> Kernel {
     let count = k.put(&mut body, Ty::I64, Op::Param(2));
     let part = k.reg(Ty::I64);
     let mut inner = Vec::new();
-    let stride = piece.min(PIECE_STRIDE);
+    let stride = piece.min(work.stride());
     let sums = work.sums(&mut k, &mut inner, stride / 64);
     let size = k.int(&mut inner, PIECE / piece * NUMBER);
     let lo = k.put(&mut inner, Ty::I64, Op::Bin(Bin::Mul, part, size));
@@ -365,7 +379,7 @@ pub(super) fn scattered(work: Work, piece: i64, requests: &Requests) -> Kernel {
     k.deliver(&mut inner, &sums, work.ty());
     body.push(Stmt::ParFor { var: part, n: count, split: Split::Blocked, body: inner });
     let ahead: String = requests.ahead.iter().map(|ahead| format!("_{ahead}")).collect();
-    k.finish_reading(format!("roof_{}_scattered_{piece}{ahead}_{:?}", work.name(), requests.into), body)
+    k.finish_reading(format!("roof_{}_scattered_{piece}{ahead}_{}", work.name(), requests.into.name()), body)
 }
 
 /// Every operand read times every operand kept, each pair with an accumulator of its own.
@@ -553,7 +567,7 @@ mod tests {
             let mut most = 0;
             each_factor(&kernel.body, &mut |at| {
                 if at.base == Base::Param(FACTORS) {
-                    most = most.max(at.offset + 15 * 64 + 4);
+                    most = most.max(at.offset + FARTHEST_TURN + 4);
                 }
             });
             assert!(most <= 2 * BYTE_LINES * 64, "{most}");

@@ -164,13 +164,13 @@ impl Append<'_> {
     /// Bounds on every channel of the full page at `base`, as [`ir::program::Arg::Summary`] says.
     fn summarise(&self, b: &mut Build, summary: Place, to: Summary, base: Int) {
         let d = self.dims.head_dim;
-        let floats = 4 * Summary::LINE * self.dims.summary_groups();
+        let half = 4 * Summary::LINE * self.dims.summary_groups();
         // The negated minima behind the maxima, both f32.
-        let bounds = b.shared_local("channel bounds", 2 * floats);
+        let bounds = b.local("channel bounds", 2 * half);
         let none = b.vf(0.0);
-        for half in [0, floats] {
-            for at in (4 * d..floats).step_by(64) {
-                b.store(Mem::F32, bounds.fixed(half + at), none);
+        for first in [0, half] {
+            for at in (4 * d..half).step_by(64) {
+                b.store(Mem::F32, bounds.fixed(first + at), none);
             }
         }
         // 0, or no number where a key is none or not finite.
@@ -182,7 +182,7 @@ impl Append<'_> {
             let minus = b.sub(none, keys);
             let low = b.max_lanes(minus);
             b.store_f32(bounds.at(at, offset), high);
-            b.store_f32(bounds.at(at, floats + offset), low);
+            b.store_f32(bounds.at(at, half + offset), low);
         };
         match self.dims.kv {
             KvFormat::F16 => b.for_to(d, 1, |b, channel| {
@@ -212,10 +212,10 @@ impl Append<'_> {
         let unsound = b.sum_lanes(unsound.now());
         let unsound = b.splat(unsound);
         for group in 0..self.dims.summary_groups() {
-            let quarters = |b: &mut Build, half: i64| -> [Vf; 4] {
-                [0, 1, 2, 3].map(|j| b.load(Mem::F32, bounds.fixed(half + 4 * Summary::LINE * group + 64 * j)))
+            let quarters = |b: &mut Build, first: i64| -> [Vf; 4] {
+                [0, 1, 2, 3].map(|j| b.load(Mem::F32, bounds.fixed(first + 4 * Summary::LINE * group + 64 * j)))
             };
-            let (high, low) = (quarters(b, 0), quarters(b, floats));
+            let (high, low) = (quarters(b, 0), quarters(b, half));
             let mut most = none;
             for x in high.into_iter().chain(low) {
                 let size = b.abs(x);
@@ -232,6 +232,7 @@ impl Append<'_> {
             for (line, bounds) in [high, low].into_iter().enumerate() {
                 let bytes = bounds.map(|x| {
                     let x = b.mul(x, inverse);
+                    // Up, and beyond what the product above may have lost; the largest quotient is just below 127.
                     let up = b.vf(0.5 + 1.0 / 1024.0);
                     let x = b.add(x, up);
                     b.round(x)

@@ -181,12 +181,6 @@ impl Chunk {
     pub(super) fn cache(&self) -> Cache {
         if self.n == 1 { Cache::First } else { Cache::Second }
     }
-
-    /// Whether what was asked for is asked for once more just before it is read, over int8: where one row leaves memory the
-    /// time of its few products.
-    pub(super) fn asks_again(&self) -> bool {
-        self.n == 1
-    }
 }
 
 /// Which bytes of a page of values one of `count` parts of the loop over keys asks for, in the order of addresses: where they
@@ -426,9 +420,14 @@ impl Attend<'_> {
         b.select(Cmp::Lt, ahead, pages, values, at)
     }
 
+    /// How many pages ahead of their reads keys and values are asked for at most.
+    pub(super) fn pages_ahead(&self) -> i64 {
+        (AHEAD / self.dims.block_bytes()).max(1)
+    }
+
     /// The page to prefetch while `page` is read: so far ahead that no page of a chunk of few `pages` is passed over.
     fn ahead(&self, b: &mut Build, page: Int, pages: Int) -> Int {
-        let most = b.int((AHEAD / self.dims.block_bytes()).max(1));
+        let most = b.int(self.pages_ahead());
         let most = b.min(most, pages);
         b.add(page, most)
     }

@@ -14,7 +14,7 @@ use super::Dims;
 use super::attend::{Attend, Chunk, QUERIES, SCORE_BYTES, together};
 use super::build::{Build, Bytes, Int, Place, Var, Vf, Vi};
 use super::rounding::{none_if_unsound, step};
-use ir::kernel::Mem;
+use ir::kernel::{Cache, Mem};
 use ir::program::PAGE;
 
 /// Keys of a page whose bytes of a dimension share a lane of values.
@@ -98,9 +98,12 @@ fn stride(dims: &Dims) -> i64 {
 }
 
 impl Attend<'_> {
-    /// The page of the chunk to ask for once more while page `page` is read, where the chunk does so; near the end the last.
-    fn again(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int) -> Option<Int> {
-        c.asks_again().then(|| {
+    /// The page of the chunk to ask for once more while page `page` is read, near the end the last. None where several rows
+    /// leave memory the time of their products, and where pages are so large, or so many taken together, that it would be asked
+    /// for the first time just then.
+    fn again(&self, b: &mut Build, c: &Chunk, (page, together): (Int, i64), pages: Int) -> Option<Int> {
+        let asks = c.cache() == Cache::First && together <= AGAIN && AGAIN + together <= self.pages_ahead();
+        asks.then(|| {
             let (near, last) = (b.add_const(page, AGAIN), b.add_const(pages, -1));
             let near = b.min(near, last);
             self.page(b, c, near)
@@ -132,7 +135,7 @@ impl Attend<'_> {
                 let (mut soon, mut again) = (Vec::new(), Vec::new());
                 if block == 0 {
                     soon.extend(numbers.iter().map(|&p| self.behind_keys(b, c, p, pages)));
-                    again.extend(numbers.iter().filter_map(|&p| self.again(b, c, p, pages)));
+                    again.extend(numbers.iter().filter_map(|&p| self.again(b, c, (p, wide), pages)));
                 }
                 for &next in soon.iter().chain(&again) {
                     b.prefetch(self.keys.at(next, dims.scales()), c.cache());
@@ -218,7 +221,7 @@ impl Attend<'_> {
                         for line in (0..dims.block_bytes()).step_by(64) {
                             b.prefetch(self.keys.at(soon, line), c.cache());
                         }
-                        if let Some(again) = self.again(b, c, page, pages) {
+                        if let Some(again) = self.again(b, c, (page, 1), pages) {
                             for line in (0..dims.block_bytes()).step_by(64) {
                                 b.prefetch(self.values.at(again, line), c.cache());
                             }

@@ -25,10 +25,11 @@ use ir::program::{Buf, GROUP, MOST_PAGES};
 const AHEAD: [i64; 2] = [64, 16];
 /// The largest byte of a rounded query: unsigned.
 const TOP_QUERY: f32 = 255.0;
-/// What a lane's products start at: rounding takes at most a half from each of its eight factors, which are multiplied by up
+/// What a lane's products start at: rounding takes at most a half from each of at most eight factors, which are multiplied by up
 /// to 128.
 const START: i64 = 8 * 128 / 2;
-/// Queries of a lane that are all below this are taken as 0, before `255 / max` overflows.
+/// Queries of a lane that are all below this are taken as 0, before `255 / max` overflows: the bound then lacks what no score
+/// notices.
 const ZERO_BELOW: f32 = 1e-30;
 /// Vectors of bounds that are counted together: one addition at a time would wait for the one before.
 const TOGETHER: i64 = 4;
@@ -56,8 +57,8 @@ impl Choice {
     }
 }
 
-/// Queries of a row in [`ir::program::SUMMARY_CHANNELS`] channels, summed over the query heads of a KV head and rounded to unsigned bytes,
-/// which lie as those of summaries.
+/// Queries of a row in [`ir::program::SUMMARY_CHANNELS`] channels, summed over the query heads of a KV head and rounded to
+/// unsigned bytes, which lie as those of summaries.
 struct Queries {
     /// The parts above zero; the parts below zero, with the sign turned.
     bytes: [Bytes; 2],

@@ -377,6 +377,28 @@ fn a_page_with_a_key_that_is_not_finite_has_no_bound() {
 }
 
 #[test]
+fn a_page_without_a_bound_is_chosen() {
+    let (tiny, row) = (tiny(), row(0, 527));
+    let run = |without: Option<usize>| {
+        let mut m = Machine::new(&tiny, &ModelSchedule { attention: SPARSE, ..schedule() }, 1);
+        let engine = Engine::best(&m.program);
+        if let Some(page) = without {
+            let [_, scales] = m.layout.summary(page, 1);
+            m.summaries[1][scales.start..scales.start + 2].copy_from_slice(&f16::NAN.to_le_bytes());
+        }
+        m.run(&engine, std::slice::from_ref(&row));
+        m.pages_of(1, 0, &row, 1)
+    };
+    let plain = run(None);
+    let out: Vec<usize> = (0..33).map(|p| page_of(0, p)).filter(|page| !plain.contains(page)).collect();
+    for page in [out[0], out[out.len() / 2], out[out.len() - 1]] {
+        let with = run(Some(page));
+        let others = with.iter().filter(|p| !plain.contains(p)).count();
+        assert!(with.contains(&page) && others == 1 && with.len() == plain.len(), "page {page}: {with:?}, {plain:?}");
+    }
+}
+
+#[test]
 fn a_summary_is_a_function_of_its_page() {
     let s = ModelSchedule { kv: KvFormat::Int8, attention: SPARSE, ..schedule() };
     let tiny = tiny();
@@ -403,7 +425,7 @@ fn a_summary_is_a_function_of_its_page() {
 
 #[test]
 fn edits_reach_scales_and_summaries() {
-    for (s, dim) in schedules().into_iter().flat_map(|s| [(s, 64), (s, 32)]) {
+    for (s, dim) in schedules().into_iter().flat_map(|s| [(s, 64), (s, 32), (s, 128)]) {
         let tiny = Tiny::new(Family::Llama, 1, [96, 2, 2, dim, 96, 40], [DType::Q8_0; 8]);
         let attention = if s.attention.chooses() { Attention::sparse(8) } else { s.attention };
         let mut m = Machine::new(&tiny, &ModelSchedule { attention, ..s }, 2);
