@@ -132,17 +132,17 @@ impl Attend<'_> {
                         self.page(b, c, p)
                     })
                     .collect();
-                let (mut soon, mut again) = (Vec::new(), Vec::new());
+                let mut soon = Vec::new();
                 if block == 0 {
                     soon.extend(numbers.iter().map(|&p| self.behind_keys(b, c, p, pages)));
-                    again.extend(numbers.iter().filter_map(|&p| self.again(b, c, (p, wide), pages)));
-                }
-                for &next in soon.iter().chain(&again) {
-                    b.prefetch(self.keys.at(next, dims.scales()), c.cache());
-                }
-                for &base in bases.iter().filter(|_| block == 0) {
-                    // A page's weights take these up just before its values.
-                    b.prefetch(self.values.at(base, dims.scales()), c.cache());
+                    soon.extend(numbers.iter().filter_map(|&p| self.again(b, c, (p, wide), pages)));
+                    for &next in &soon {
+                        b.prefetch(self.keys.at(next, dims.scales()), c.cache());
+                    }
+                    for &base in &bases {
+                        // A page's weights take these up just before its values.
+                        b.prefetch(self.values.at(base, dims.scales()), c.cache());
+                    }
                 }
                 let mut sums: Vec<Var<Vi>> = Vec::new();
                 for &q in &queries {
@@ -152,7 +152,7 @@ impl Attend<'_> {
                 b.for_to(d, step, |b, dim| {
                     let q_at = b.add(c.rounded, dim);
                     let at: Vec<Int> = bases.iter().map(|&k| b.scale_add(dim, PAGE as i64, k)).collect();
-                    let soon: Vec<Int> = soon.iter().chain(&again).map(|&k| b.scale_add(dim, PAGE as i64, k)).collect();
+                    let soon: Vec<Int> = soon.iter().map(|&k| b.scale_add(dim, PAGE as i64, k)).collect();
                     for four in (0..step).step_by(4) {
                         let line = four * PAGE as i64;
                         for &next in &soon {

@@ -17,6 +17,7 @@
 
 use super::build::{Build, Bytes, Flt, Int, Place, Var, Vf};
 use super::math::exp;
+use super::rounding::ZERO_BELOW;
 use super::{Dims, Summary, pick_words};
 use ir::kernel::{Cache, Cmp, Mem, Split};
 use ir::program::{Buf, GROUP, MOST_PAGES};
@@ -28,9 +29,6 @@ const TOP_QUERY: f32 = 255.0;
 /// What a lane's products start at: rounding takes at most a half from each of at most eight factors, which are multiplied by up
 /// to 128.
 const START: i64 = 8 * 128 / 2;
-/// Queries of a lane that are all below this are taken as 0, before `255 / max` overflows: the bound then lacks what no score
-/// notices.
-const ZERO_BELOW: f32 = 1e-30;
 /// Vectors of bounds that are counted together: one addition at a time would wait for the one before.
 const TOGETHER: i64 = 4;
 
@@ -151,8 +149,9 @@ impl Select<'_> {
         b.store_i32(self.tables.at(at, 0), number);
     }
 
-    /// Where a page's summary of a head is; `at` is the byte of its number.
-    fn summary_at(&self, b: &mut Build, at: Int, head: Int) -> Summary {
+    /// Where a head's summary of page `p` is, of those whose numbers start at byte `first`.
+    fn summary_at(&self, b: &mut Build, first: Int, p: Int, head: Int) -> Summary {
+        let at = b.scale_add(p, 4, first);
         let number = b.load_i32(self.tables.at(at, 0));
         self.dims.summary_at(b, number, head)
     }
@@ -164,22 +163,19 @@ impl Select<'_> {
         // Summaries of a group lie together, far from those of the next one. Asked for one by one, each first line would wait
         // for its translation; together they are translated side by side (a quarter of the choice on Zen 5).
         b.for_(zero, n, GROUP as i64, |b, p| {
-            let at = b.scale_add(p, 4, first);
-            let at = self.summary_at(b, at, head);
+            let at = self.summary_at(b, first, p, head);
             b.prefetch(self.summary.at(at.lines, 0), Cache::First);
         });
         let queries = self.queries(b, row, head);
         let none = b.flt(f32::MIN);
         let largest = b.var(none);
         b.for_(zero, n, 1, |b, p| {
-            let at = b.scale_add(p, 4, first);
             // The pages some entries ahead, or the last one again.
             let last = b.add_const(n, -1);
             for ahead in AHEAD {
                 let ahead = b.add_const(p, ahead);
                 let ahead = b.min(ahead, last);
-                let ahead = b.scale_add(ahead, 4, first);
-                let ahead = self.summary_at(b, ahead, head);
+                let ahead = self.summary_at(b, first, ahead, head);
                 let groups = self.dims.summary_groups();
                 for line in (0..groups * Summary::LINES).step_by(64) {
                     b.prefetch(self.summary.at(ahead.lines, line), Cache::First);
@@ -188,7 +184,7 @@ impl Select<'_> {
                     b.prefetch(self.summary.at(ahead.scales, line), Cache::First);
                 }
             }
-            let at = self.summary_at(b, at, head);
+            let at = self.summary_at(b, first, p, head);
             let mut bound = b.vf(0.0);
             for (group, query) in (0..).zip(&queries) {
                 let mut dots = b.vi(START);

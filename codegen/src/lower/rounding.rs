@@ -8,8 +8,8 @@ use ir::kernel::Cmp;
 
 /// Largest f16: what is kept finite is kept within it, so that it stays finite when it is stored.
 pub(super) const F16_MAX: f32 = 65504.0;
-/// Values whose largest magnitude is below this are taken as 0, before `127 / max|x|` overflows.
-const ZERO_BELOW: f32 = 1e-30;
+/// Values whose largest magnitude is below this are taken as 0, before the inverse of their step overflows.
+pub(super) const ZERO_BELOW: f32 = 1e-30;
 
 /// The step `max|x| / 127`, and `127 / max|x|` in all lanes: 0 when all are nearly 0. Either may miss an `x` that is no
 /// number; see [`none_if_unsound`].
