@@ -149,7 +149,7 @@ impl Select<'_> {
         b.store_i32(self.tables.at(at, 0), number);
     }
 
-    /// Where a head's summary of page `p` is, of those whose numbers start at byte `first`.
+    /// Byte of a head's summary of page `p`, of those whose numbers start at byte `first`.
     fn summary_at(&self, b: &mut Build, first: Int, p: Int, head: Int) -> Summary {
         let at = b.scale_add(p, 4, first);
         let number = b.load_i32(self.tables.at(at, 0));
@@ -271,7 +271,8 @@ impl Select<'_> {
         let wanted = b.mul(all, share);
         self.search(b, |b, more| {
             let weight = self.weight(b, weights, bytes, more);
-            b.lt(weight, wanted)
+            let (over, no) = (b.lt(weight, wanted), b.int(0));
+            (over, no)
         })
     }
 
@@ -318,7 +319,7 @@ impl Select<'_> {
             .collect()
     }
 
-    /// How many of the first `bytes / 4` bounds are at least `least`, which is more than the least integer.
+    /// How many of the first `bytes / 4` bounds are at least `least`. Where that is the least integer, lanes behind them count, too.
     fn count(&self, b: &mut Build, bytes: Int, least: Int) -> Flt {
         let least = b.splat_int(least);
         let (one, none, zero) = (b.vf(1.0), b.vf(0.0), b.int(0));
@@ -338,28 +339,32 @@ impl Select<'_> {
         b.sum_lanes(all)
     }
 
-    /// The largest integer that at least as many bounds reach as there is room for; the least of all when there are not
-    /// more.
+    /// An integer that as many bounds reach as there is room for or, where no integer is such a one, the largest that more
+    /// reach; the least of all when there are not more.
     fn lowest(&self, b: &mut Build, n: Int) -> Int {
         let bytes = b.mul_const(n, 4);
         let room = b.flt(self.room() as f32);
         self.search(b, |b, more| {
             let count = self.count(b, bytes, more);
-            b.lt(count, room)
+            (b.lt(count, room), b.eq(count, room))
         })
     }
 
-    /// The largest integer that is not too large, the least of all when none is; `over` says whether one is too large, as
-    /// all above it then are.
-    fn search(&self, b: &mut Build, over: impl Fn(&mut Build, Int) -> Int) -> Int {
-        let (least, bit) = (b.int(i64::from(i32::MIN)), b.int(1 << 31));
-        let (found, bit) = (b.var(least), b.var(bit));
+    /// The largest integer that is not too large, the least of all when none is, or the first one met that will do: `judge`
+    /// says whether one is too large, as all above it then are, and whether it will do, which ends the search.
+    fn search(&self, b: &mut Build, judge: impl Fn(&mut Build, Int) -> (Int, Int)) -> Int {
+        let (least, bit, no) = (b.int(i64::from(i32::MIN)), b.int(1 << 31), b.int(0));
+        let (found, bit, done) = (b.var(least), b.var(bit), b.var(no));
         b.for_to(32, 1, |b, _| {
-            let more = b.add(found.now(), bit.now());
-            let over = over(b, more);
-            b.if_else(over, |_| (), |b| b.set(found, more));
-            let next = b.sar(bit.now(), 1);
-            b.set(bit, next);
+            let goes_on = b.eq(done.now(), no);
+            b.if_(goes_on, |b| {
+                let more = b.add(found.now(), bit.now());
+                let (over, will_do) = judge(b, more);
+                b.if_else(over, |_| (), |b| b.set(found, more));
+                b.set(done, will_do);
+                let next = b.sar(bit.now(), 1);
+                b.set(bit, next);
+            });
         });
         found.now()
     }
@@ -369,38 +374,52 @@ impl Select<'_> {
         self.choice.pages - self.choice.sinks - self.choice.window
     }
 
-    /// Appends the pages above `lowest`, and of those at it the first ones, to the list of `filled` entries; returns how
-    /// many entries there are then. The entry behind them is overwritten with something: the last pages follow.
+    /// Appends the pages at and above `lowest`, as far as there is room, to the list of `filled` entries; returns how many
+    /// entries there are then. The entry behind them is overwritten with something: the last pages follow.
     fn take(&self, b: &mut Build, first: Int, n: Int, lowest: Int, list: Int, filled: Int) -> Int {
-        let bytes = b.mul_const(n, 4);
-        let above = b.add_const(lowest, 1);
-        let above = self.count(b, bytes, above);
-        let room = b.flt(self.room() as f32);
-        let equal = b.sub(room, above);
-        let (equal, filled) = (b.var(equal), b.var(filled));
+        self.drop_equals(b, n, lowest);
+        let filled = b.var(filled);
         let zero = b.int(0);
         b.for_(zero, n, 1, |b, p| {
             let at = b.mul_const(p, 4);
             let bound = b.load_i32(self.bounds.at(at, 0));
-            let over = b.lt(lowest, bound);
-            let taken = b.var(over);
-            let same = b.eq(bound, lowest);
-            // Rare, and so left out of what one page after the other must wait for.
-            b.if_(same, |b| {
-                let (none, one) = (b.flt(0.0), b.flt(1.0));
-                let left = b.lt(none, equal.now());
-                b.set(taken, left);
-                let next = b.sub(equal.now(), one);
-                b.set(equal, next);
-            });
+            let taken = b.le(lowest, bound);
             let at = b.add(first, at);
             let number = b.load_i32(self.tables.at(at, 0));
             let to = b.scale_add(filled.now(), 4, list);
             b.store_i32(self.tables.at(to, 0), number);
-            let next = b.add(filled.now(), taken.now());
+            let next = b.add(filled.now(), taken);
             b.set(filled, next);
         });
         filled.now()
+    }
+
+    /// Gives the least integer to those bounds of `n` pages at `lowest` for which there is no room, the last ones. Rare, and so
+    /// left out of what one page after the other must wait for. No page's own bound is the least integer.
+    fn drop_equals(&self, b: &mut Build, n: Int, lowest: Int) {
+        let bytes = b.mul_const(n, 4);
+        let room = b.flt(self.room() as f32);
+        let reached = self.count(b, bytes, lowest);
+        let too_many = b.lt(room, reached);
+        b.if_(too_many, |b| {
+            let above = b.add_const(lowest, 1);
+            let above = self.count(b, bytes, above);
+            let left = b.sub(room, above);
+            let (left, zero) = (b.var(left), b.int(0));
+            b.for_(zero, n, 1, |b, p| {
+                let at = b.mul_const(p, 4);
+                let bound = b.load_i32(self.bounds.at(at, 0));
+                let same = b.eq(bound, lowest);
+                b.if_(same, |b| {
+                    let (none, one) = (b.flt(0.0), b.flt(1.0));
+                    let fits = b.lt(none, left.now());
+                    let least = b.int(i64::from(i32::MIN));
+                    b.if_else(fits, |_| (), |b| b.store_i32(self.bounds.at(at, 0), least));
+                    let next = b.sub(left.now(), one);
+                    b.set(left, next);
+                });
+            });
+        });
     }
 }
 

@@ -399,6 +399,34 @@ fn a_page_without_a_bound_is_chosen() {
 }
 
 #[test]
+fn of_pages_with_equal_bounds_the_earlier_are_chosen() {
+    let (tiny, row) = (tiny(), row(0, 527));
+    let mut m = Machine::new(&tiny, &ModelSchedule { attention: SPARSE, ..schedule() }, 1);
+    let engine = Engine::best(&m.program);
+    // The head's pages get the summary of one of them, but for some that have no bound, which is the largest.
+    let [lines, scales] = m.layout.summary(page_of(0, 9), 1).map(|at| m.summaries[1][at].to_vec());
+    for (without, chosen) in [
+        (&[][..], [1, 2, 3, 4]),
+        (&[20, 21], [1, 2, 20, 21]),
+        (&[1, 30], [1, 2, 3, 30]),
+        (&[7, 12, 13, 30], [7, 12, 13, 30]),
+        (&[3, 7, 12, 13, 29, 30], [3, 7, 12, 13]),
+    ] {
+        for place in 0..33 {
+            let [to_lines, to_scales] = m.layout.summary(page_of(0, place), 1);
+            m.summaries[1][to_lines].copy_from_slice(&lines);
+            m.summaries[1][to_scales.clone()].copy_from_slice(&scales);
+            if without.contains(&place) {
+                m.summaries[1][to_scales.start..to_scales.start + 2].copy_from_slice(&f16::NAN.to_le_bytes());
+            }
+        }
+        m.run(&engine, std::slice::from_ref(&row));
+        let want: Vec<usize> = [0].into_iter().chain(chosen).chain([31, 32]).map(|place| page_of(0, place)).collect();
+        assert_eq!(m.pages_of(1, 0, &row, 1), want, "without a bound: {without:?}");
+    }
+}
+
+#[test]
 fn a_summary_is_a_function_of_its_page() {
     let s = ModelSchedule { kv: KvFormat::Int8, attention: SPARSE, ..schedule() };
     let tiny = tiny();
