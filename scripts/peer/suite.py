@@ -29,6 +29,7 @@ def _context_loss(divergence, same):
 # 8000 tokens of context. Classes of arithmetic: as the planner knows it (docs/COST_MODEL.md).
 _FIVE = ("sparse_attention: 5%, kv_quant: int8", _context_loss(0.0178, 0.934))
 _TEN = ("sparse_attention: 10%, kv_quant: int8", _context_loss(0.0802, 0.875))
+_TWENTY = ("sparse_attention: 20%, kv_quant: int8", _context_loss(0.1537, 0.820))
 _CHANNEL = (
     "weight_quant: int8",
     "Against arithmetic in f32 on the weights as stored: 0.0067 nats of mean KL divergence.",
@@ -47,6 +48,7 @@ ROWS = (
     Row("smollm2", "decode:depth=7900", 4.0, 7.0),
     Row("smollm2", "decode:depth=7900 kv=int8 attention=sparse:256", 8.0, 12.0, None, _FIVE),
     Row("smollm2", "decode:depth=7900 kv=int8 attention=sparse:128", 8.0, 12.0, None, _TEN),
+    Row("smollm2", "decode:depth=7900 kv=int8 attention=sparse:64", 8.0, 12.0, None, _TWENTY),
     Row("smollm2", "branches:n=8,prompt=512,gen=64", 4.5, 7.0),
     Row("smollm2", "branches:n=32,prompt=512,gen=64", 8.0, 18.0),
     Row("smollm2", "branches:n=32,prompt=512,gen=64 numerics=int8-channel", 8.0, 18.0, None, _CHANNEL),
