@@ -7,8 +7,8 @@
 //! in products of bytes, by four channels with a scale of their own: minima and maxima are rounded outwards when the page is
 //! summarised, and what rounding the queries may take away is added. Over int8 attention rounds its queries, too, by at most
 //! half a step of `max|q| / 127` per channel; scores of rounded queries can exceed the bound by no more than what that makes of
-//! the key. A bound that is no number counts as the largest. There is no sort: the smallest bound that is in is found bit by
-//! bit.
+//! the key. A bound that is no number counts as the largest. There is no sort: an integer that as many bounds reach as there is
+//! room for is found bit by bit, or where bounds are equal, the bound that too many reach.
 //!
 //! Where lists may be trimmed, the smallest bound that is in is also the largest one at which the pages down to it hold the
 //! wanted share of the weight of all pages between the first and the last ones, `exp((bound − largest) / query heads)` each.
