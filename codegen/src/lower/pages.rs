@@ -149,7 +149,7 @@ impl Select<'_> {
         b.store_i32(self.tables.at(at, 0), number);
     }
 
-    /// Byte of a head's summary of page `p`, of those whose numbers start at byte `first`.
+    /// Where a head's summary of page `p` is, of those whose numbers start at byte `first`.
     fn summary_at(&self, b: &mut Build, first: Int, p: Int, head: Int) -> Summary {
         let at = b.scale_add(p, 4, first);
         let number = b.load_i32(self.tables.at(at, 0));
@@ -269,11 +269,8 @@ impl Select<'_> {
         let all = self.weight(b, weights, bytes, least);
         let share = b.flt(self.choice.top_p as f32 / 1000.0);
         let wanted = b.mul(all, share);
-        self.search(b, |b, more| {
-            let weight = self.weight(b, weights, bytes, more);
-            let (over, no) = (b.lt(weight, wanted), b.int(0));
-            (over, no)
-        })
+        // The wanted share itself does not end it: a page that weighs nothing may be left out by a larger integer.
+        self.search(b, wanted, false, |b, least| self.weight(b, weights, bytes, least))
     }
 
     /// The row's queries, by [`ir::program::SUMMARY_CHANNELS`].
@@ -319,7 +316,8 @@ impl Select<'_> {
             .collect()
     }
 
-    /// How many of the first `bytes / 4` bounds are at least `least`. Where that is the least integer, lanes behind them count, too.
+    /// How many of the first `bytes / 4` bounds are at least `least`. Where that is the least integer, lanes behind them count,
+    /// too.
     fn count(&self, b: &mut Build, bytes: Int, least: Int) -> Flt {
         let least = b.splat_int(least);
         let (one, none, zero) = (b.vf(1.0), b.vf(0.0), b.int(0));
@@ -344,24 +342,25 @@ impl Select<'_> {
     fn lowest(&self, b: &mut Build, n: Int) -> Int {
         let bytes = b.mul_const(n, 4);
         let room = b.flt(self.room() as f32);
-        self.search(b, |b, more| {
-            let count = self.count(b, bytes, more);
-            (b.lt(count, room), b.eq(count, room))
-        })
+        self.search(b, room, true, |b, least| self.count(b, bytes, least))
     }
 
-    /// The largest integer that is not too large, the least of all when none is, or the first one met that will do: `judge`
-    /// says whether one is too large, as all above it then are, and whether it will do, which ends the search.
-    fn search(&self, b: &mut Build, judge: impl Fn(&mut Build, Int) -> (Int, Int)) -> Int {
+    /// The largest integer from which on `wanted` is held, the least of all when none is; what is `held` from an integer on
+    /// never grows with it. `any`: or an integer from which on just that is held.
+    fn search(&self, b: &mut Build, wanted: Flt, any: bool, held: impl Fn(&mut Build, Int) -> Flt) -> Int {
         let (least, bit, no) = (b.int(i64::from(i32::MIN)), b.int(1 << 31), b.int(0));
         let (found, bit, done) = (b.var(least), b.var(bit), b.var(no));
         b.for_to(32, 1, |b, _| {
             let goes_on = b.eq(done.now(), no);
             b.if_(goes_on, |b| {
                 let more = b.add(found.now(), bit.now());
-                let (over, will_do) = judge(b, more);
+                let held = held(b, more);
+                let over = b.lt(held, wanted);
                 b.if_else(over, |_| (), |b| b.set(found, more));
-                b.set(done, will_do);
+                if any {
+                    let just = b.eq(held, wanted);
+                    b.set(done, just);
+                }
                 let next = b.sar(bit.now(), 1);
                 b.set(bit, next);
             });
@@ -412,9 +411,9 @@ impl Select<'_> {
                 let same = b.eq(bound, lowest);
                 b.if_(same, |b| {
                     let (none, one) = (b.flt(0.0), b.flt(1.0));
-                    let fits = b.lt(none, left.now());
+                    let full = b.le(left.now(), none);
                     let least = b.int(i64::from(i32::MIN));
-                    b.if_else(fits, |_| (), |b| b.store_i32(self.bounds.at(at, 0), least));
+                    b.if_(full, |b| b.store_i32(self.bounds.at(at, 0), least));
                     let next = b.sub(left.now(), one);
                     b.set(left, next);
                 });

@@ -376,6 +376,12 @@ fn a_page_with_a_key_that_is_not_finite_has_no_bound() {
     }
 }
 
+/// Leaves the second KV head's summary of a page in the second layer without a bound.
+fn forget_bound(m: &mut Machine, page: usize) {
+    let [_, scales] = m.layout.summary(page, 1);
+    m.summaries[1][scales.start..scales.start + 2].copy_from_slice(&f16::NAN.to_le_bytes());
+}
+
 #[test]
 fn a_page_without_a_bound_is_chosen() {
     let (tiny, row) = (tiny(), row(0, 527));
@@ -383,8 +389,7 @@ fn a_page_without_a_bound_is_chosen() {
         let mut m = Machine::new(&tiny, &ModelSchedule { attention: SPARSE, ..schedule() }, 1);
         let engine = Engine::best(&m.program);
         if let Some(page) = without {
-            let [_, scales] = m.layout.summary(page, 1);
-            m.summaries[1][scales.start..scales.start + 2].copy_from_slice(&f16::NAN.to_le_bytes());
+            forget_bound(&mut m, page);
         }
         m.run(&engine, std::slice::from_ref(&row));
         m.pages_of(1, 0, &row, 1)
@@ -415,9 +420,9 @@ fn of_pages_with_equal_bounds_the_earlier_are_chosen() {
         for place in 0..33 {
             let [to_lines, to_scales] = m.layout.summary(page_of(0, place), 1);
             m.summaries[1][to_lines].copy_from_slice(&lines);
-            m.summaries[1][to_scales.clone()].copy_from_slice(&scales);
+            m.summaries[1][to_scales].copy_from_slice(&scales);
             if without.contains(&place) {
-                m.summaries[1][to_scales.start..to_scales.start + 2].copy_from_slice(&f16::NAN.to_le_bytes());
+                forget_bound(&mut m, page_of(0, place));
             }
         }
         m.run(&engine, std::slice::from_ref(&row));
