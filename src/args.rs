@@ -92,6 +92,12 @@ pub(crate) struct Binding {
     /// Prompt tokens the plan is made for [default: 200].
     #[arg(long, value_name = "TOKENS")]
     pub prompt: Option<u64>,
+    /// Share of `max` that sequences are assumed to use, from 0.001 to 1 [default: 0.5].
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub length_share: Option<f64>,
+    /// Chance that a rule which stops a site has done so when half of its samples have ended, from 0 to 0.99 [default: 0.5].
+    #[arg(long, value_name = "CHANCE", value_parser = chance)]
+    pub stop_chance: Option<f64>,
     /// Code generator (default: llvm where built in, else cranelift).
     #[arg(long, value_enum)]
     pub backend: Option<BackendArg>,
@@ -104,6 +110,18 @@ pub(crate) struct Binding {
 fn kv_format(text: &str) -> Result<KvFormat, String> {
     let known = [KvFormat::F16, KvFormat::Int8];
     known.into_iter().find(|f| f.name() == text).ok_or_else(|| "known are f16 and int8".to_owned())
+}
+
+/// Reads a share above 0.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share: &f64| (0.001..=1.0).contains(share));
+    share.ok_or_else(|| "expected a share from 0.001 to 1".to_owned())
+}
+
+/// Reads a chance below 1: what is certain would leave later samples without a price.
+fn chance(text: &str) -> Result<f64, String> {
+    let chance = text.parse().ok().filter(|chance: &f64| (0.0..=0.99).contains(chance));
+    chance.ok_or_else(|| "expected a chance from 0 to 0.99".to_owned())
 }
 
 /// Reads `dense`, `sparse:PAGES`, `sparse:PAGES:SHARE` or `window:PAGES`.
@@ -297,6 +315,7 @@ pub(crate) struct TestArgs {
 /// `inferc bench`. What is required is not missed where something given rules it out, so options name what they conflict
 /// with, too.
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("rounds").args(["kernels", "plans"])))]
 pub(crate) struct BenchArgs {
     /// FILE[::STRATEGY] to measure on data.
     #[arg(value_name = "FILE[::STRATEGY]", required_unless_present_any = ["kernels", "roofs"])]
@@ -305,7 +324,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "FILE", required_unless_present_any = ["kernels", "roofs", "plans"])]
     pub data: Option<PathBuf>,
     /// With --data: tasks to run at most.
-    #[arg(long, value_name = "N", conflicts_with_all = ["kernels", "roofs", "plans"])]
+    #[arg(long, value_name = "N", requires = "data", conflicts_with_all = ["kernels", "roofs", "parameters"])]
     pub limit: Option<usize>,
     /// With --data: predicted beside measured per operator; rows off by more than 2× are flagged.
     #[arg(long, conflicts_with_all = ["kernels", "roofs", "plans"])]
@@ -339,10 +358,11 @@ pub(crate) struct BenchArgs {
     #[arg(long, requires = "kernels", conflicts_with_all = ["source", "roofs"])]
     pub profile: bool,
     /// Repetitions of a case, or rounds of plans.
-    #[arg(long, default_value_t = 3, conflicts_with_all = ["data", "roofs"])]
+    #[arg(long, default_value_t = 3, requires = "rounds", conflicts_with = "roofs")]
     pub repeat: u32,
-    /// Run the chosen plan and up to N plans beside it on the parameters after `--`: what the choice is worth.
-    #[arg(long, value_name = "N", conflicts_with_all = ["kernels", "data"])]
+    /// Run the chosen plan and up to N plans beside it on the parameters after `--`, or on the tasks of --data: what the choice
+    /// is worth.
+    #[arg(long, value_name = "N", conflicts_with = "kernels")]
     pub plans: Option<usize>,
     /// Bindings.
     #[command(flatten)]
@@ -351,7 +371,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
     /// With --plans: the strategy's parameters, after `--`.
-    #[arg(last = true, allow_hyphen_values = true, value_name = "PARAMETERS", requires = "plans")]
+    #[arg(last = true, allow_hyphen_values = true, value_name = "PARAMETERS", requires = "plans",
+        conflicts_with_all = ["data", "kernels", "roofs"])]
     pub parameters: Vec<String>,
 }
 

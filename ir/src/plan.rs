@@ -160,6 +160,6 @@ pub struct Assumptions {
     pub prompt_tokens: u64,
     /// Share of `max` that a sequence uses on average.
     pub length_share: f64,
-    /// Chance that an early stop fires before the last wave.
+    /// Chance that a rule which stops a site has done so when half of its samples have ended.
     pub stop_chance: f64,
 }

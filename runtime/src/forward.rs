@@ -41,6 +41,9 @@ const ROPE_FACTORS: &str = "rope_freqs.weight";
 const PARTIALS: usize = 4096;
 /// Positions of the rope table that are computed together.
 const ROPE_STEP: usize = 1024;
+/// Bytes of each buffer, and of the keys and values, that are there before the first step: what a short run touches.
+const FIRST_BUFFER: usize = 2 << 20;
+const FIRST_KEYS: usize = 16 << 20;
 
 fn program_error(place: impl Into<String>, cause: impl Into<String>) -> Error {
     Error::Program { place: place.into(), cause: cause.into() }
@@ -208,7 +211,7 @@ fn stat_words(model: &Model) -> usize {
 pub struct Options {
     /// Threads of the team.
     pub threads: usize,
-    /// KV pages; their memory is taken as it is used.
+    /// KV pages; but for a first part, their memory is taken as it is used.
     pub kv_pages: u32,
 }
 
@@ -317,7 +320,7 @@ impl LocalModel {
         let pool = Pool::new(options.kv_pages);
         let (work, metrics, prefix) = (Work::default(), Metrics::default(), PrefixMode::Shared);
         let (cancel, profile, rope_ready) = (None, None, 0);
-        Ok(Self {
+        let mut ready = Self {
             loaded,
             info,
             prefix,
@@ -335,7 +338,19 @@ impl LocalModel {
             cancel,
             metrics,
             profile,
-        })
+        };
+        ready.prepare_first_steps();
+        Ok(ready)
+    }
+
+    /// Has the system clear the memory that a short run touches, and computes the first rope angles, while the model is being
+    /// loaded: the first steps would wait for both, and take longer than any after them.
+    fn prepare_first_steps(&mut self) {
+        for region in self.buffers.values_mut() {
+            region.populate(FIRST_BUFFER);
+        }
+        self.store.populate(FIRST_KEYS);
+        self.extend_rope(1);
     }
 
     /// How forks and steps treat shared prompts from now on; at first they are shared. The results are the same bits in

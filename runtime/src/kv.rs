@@ -372,7 +372,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Memory for all pages, zeroed.
+    /// Memory for all pages, zeroed; given by the system as it is touched or populated.
     ///
     /// # Errors
     /// [`Error::System`] when the address range is refused, [`Error::Program`] when page numbers exceed 31 bits.
@@ -390,6 +390,11 @@ impl Store {
     #[must_use]
     pub fn shape(&self) -> PageShape {
         self.shape
+    }
+
+    /// [`Region::populate`] for the first groups of pages, which are used first.
+    pub fn populate(&mut self, bytes: usize) {
+        self.region.populate(bytes);
     }
 
     /// Address of the keys (`values` false) or the values of a layer, in page 0.

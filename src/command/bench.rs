@@ -61,7 +61,7 @@ fn strategy(args: &BenchArgs) -> Result<u8> {
     let loud = std::io::stderr().is_terminal();
     let mut tally = Tally::default();
     for (line, task) in &tasks {
-        let object = parameters(task, ready.engine.plan(), &args.binding.set)
+        let object = task_arguments(task, ready.engine.plan(), &args.binding.set)
             .with_context(|| format!("{}:{line}", data.display()))?;
         let values =
             ready.engine.arguments_json(&object).map_err(|e| anyhow::anyhow!("{}:{line}: {e}", data.display()))?;
@@ -136,7 +136,7 @@ fn answer_text(value: &Value) -> Option<String> {
 }
 
 /// Lines of a JSON-lines file with their numbers.
-fn tasks(path: &Path, limit: Option<usize>) -> Result<Vec<(usize, Value)>> {
+pub(super) fn tasks(path: &Path, limit: Option<usize>) -> Result<Vec<(usize, Value)>> {
     let text = inputs::source_text(path)?;
     let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()).take(limit.unwrap_or(usize::MAX));
     lines
@@ -150,7 +150,7 @@ fn tasks(path: &Path, limit: Option<usize>) -> Result<Vec<(usize, Value)>> {
 
 /// The strategy's parameters in a task: by name; `question` stands for the first text parameter when that name is not
 /// there. Other fields of the task (`id`, `answer`, `verifier`, …) are not arguments.
-fn parameters(task: &Value, plan: &Plan, settings: &[String]) -> Result<Map<String, Value>> {
+pub(super) fn task_arguments(task: &Value, plan: &Plan, settings: &[String]) -> Result<Map<String, Value>> {
     let mut out = Map::new();
     let mut question = task.get("question").cloned();
     for param in &plan.strategy.params {
@@ -241,6 +241,9 @@ struct Row {
 /// is printed beside it.
 fn kernels(args: &BenchArgs) -> Result<u8> {
     let [file] = &args.binding.models[..] else { bail!("--kernels measures one model: --model FILE") };
+    if let Some(option) = args.binding.of_texts() {
+        bail!("{option} says what a strategy's texts are like; with --kernels the cases say it");
+    }
     let path = PathBuf::from(file);
     let machine = args.binding.machine(None, true)?;
     machine.runs_here()?;

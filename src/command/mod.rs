@@ -106,8 +106,20 @@ impl Binding {
             ("--kv", self.kv.is_some()),
             ("--attention", self.attention.is_some()),
             ("--prompt", self.prompt.is_some()),
+            ("--length-share", self.length_share.is_some()),
+            ("--stop-chance", self.stop_chance.is_some()),
             ("--backend", self.backend.is_some()),
             ("--isa", self.isa.is_some()),
+        ];
+        given.into_iter().find(|(_, is)| *is).map(|(option, _)| option)
+    }
+
+    /// The first option given that says what texts are like.
+    pub(crate) fn of_texts(&self) -> Option<&'static str> {
+        let given = [
+            ("--prompt", self.prompt.is_some()),
+            ("--length-share", self.length_share.is_some()),
+            ("--stop-chance", self.stop_chance.is_some()),
         ];
         given.into_iter().find(|(_, is)| *is).map(|(option, _)| option)
     }
@@ -116,7 +128,11 @@ impl Binding {
     pub(crate) fn assumptions(&self) -> Assumptions {
         let usual = optimizer::ASSUMPTIONS;
         let prompt_tokens = self.prompt.map_or(usual.prompt_tokens, |n| n.clamp(1, 1 << 30));
-        Assumptions { prompt_tokens, ..usual }
+        Assumptions {
+            prompt_tokens,
+            length_share: self.length_share.unwrap_or(usual.length_share),
+            stop_chance: self.stop_chance.unwrap_or(usual.stop_chance),
+        }
     }
 
     /// The circumstances that the options ask for, warnings said.

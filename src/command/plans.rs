@@ -1,8 +1,11 @@
-//! `inferc bench --plans N`: what the planner's choice is worth. Runs the chosen plan and plans beside it on one input.
+//! `inferc bench --plans N`: what the planner's choice is worth. Runs the chosen plan and plans beside it on one input, or on
+//! the tasks of a file, whose times are added.
 //!
 //! All plans of a strategy end in the same way, with the same answer or the same `fail`, so a plan that ends otherwise is
 //! a fault and ends the command; but for plans with other waves where a rule looks at the finished samples of a site, which
-//! may end with other samples. A plan beside the chosen one that memory is too small for does not fit, which is a result.
+//! may end with other samples: such a plan may be faster by the luck of an input, and several tell more than one. A plan
+//! beside the chosen one that memory is too small for does not fit, which is a result.
+//!
 //! Rounds are interleaved. In the first, a plan that takes much longer than the fastest so far is stopped. The fastest plans
 //! and the chosen one meet again in more rounds, and only those decide, because the best of many noisy times is too good.
 //! Regret is time(chosen) / time(best), the median of the rounds' ratios: what disturbs a round disturbs both times. Every
@@ -10,19 +13,21 @@
 
 use super::interrupt::Interrupt;
 use super::run::parameters;
-use super::{FAILED, OK, print, print_json, say};
+use super::{FAILED, OK, bench, print, print_json, say};
 use crate::args::{BenchArgs, Format};
 use anyhow::{Context as _, Result, bail};
 use inferc::engine::{Ready, Shelf};
 use inferc::inputs;
 use inferc::prepare::Prepared;
 use ir::artifact::Artifact;
+use ir::plan::Plan;
 use ir::plan_text::seconds;
 use optimizer::Neighbour;
 use runtime::error::Error;
 use runtime::exec::{Event, Options, RunError, Watch};
+use runtime::session::Engine;
 use runtime::value::Value;
-use serde_json::json;
+use serde_json::{Map, json};
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -124,25 +129,53 @@ enum Ran {
     Interrupted,
 }
 
+/// What the strategy is run on.
+enum Input {
+    /// Parameters of the command line.
+    Words(Vec<(String, String)>),
+    /// A task and where it is written.
+    Task(Map<String, serde_json::Value>, String),
+}
+
+impl Input {
+    /// Where a task is written, for errors.
+    fn place(&self) -> String {
+        match self {
+            Self::Words(_) => String::new(),
+            Self::Task(_, place) => format!(" on {place}"),
+        }
+    }
+
+    fn values(&self, engine: &Engine) -> Result<Vec<Value>> {
+        match self {
+            Self::Words(words) => {
+                engine.arguments(words).map_err(|e| anyhow::anyhow!("{e}; parameters follow `--`, tasks --data"))
+            }
+            Self::Task(object, place) => engine.arguments_json(object).map_err(|e| anyhow::anyhow!("{place}: {e}")),
+        }
+    }
+}
+
 /// What all plans have in common.
-struct Bench<'a> {
-    args: &'a BenchArgs,
+struct Bench {
     prepared: Prepared,
-    words: Vec<(String, String)>,
+    /// What a round runs, one after the other, each with its seed.
+    inputs: Vec<(Input, u64)>,
     interrupt: Arc<Interrupt>,
     shelf: Shelf,
-    end: Option<End>,
+    /// How the runs ended, one for each input.
+    ends: Vec<End>,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs, most: usize) -> Result<u8> {
     let source = args.source.as_deref().context("name a strategy: FILE[::STRATEGY]")?;
-    let words = parameters(&args.parameters)?;
     let (path, name) = inputs::split(source);
     let Some((checked, machine, prepared)) = super::runnable(&path, name.as_deref(), &args.binding, true)? else {
         return Ok(FAILED);
     };
     let chosen = prepared.plan(&machine, args.binding.assumptions())?;
+    let inputs = inputs_of(args, &chosen)?;
     let others = optimizer::neighbours(&chosen, &prepared.values, machine.threads, most);
     let mut entries = Vec::new();
     let chosen = Neighbour { name: "chosen".to_owned(), plan: chosen, ends_alike: true };
@@ -152,21 +185,37 @@ pub(crate) fn run(args: &BenchArgs, most: usize) -> Result<u8> {
         entries.push(Entry { name, ends_alike, artifact, seconds, finals, stopped: None, misfit: None, held: None });
     }
     let interrupt = Interrupt::watch()?;
-    let mut bench = Bench { args, prepared, words, interrupt, shelf: Shelf::default(), end: None };
-    let Some(finalists) = bench.rounds(&mut entries)? else {
+    let mut bench = Bench { prepared, inputs, interrupt, shelf: Shelf::default(), ends: Vec::new() };
+    let Some(finalists) = bench.rounds(&mut entries, args.repeat.max(1))? else {
         say("cancelled");
         return Ok(FAILED);
     };
-    let end = bench.end.context("the chosen plan runs whole")?;
-    show(args, &entries, finalists, &end);
+    show(args, &entries, finalists, &bench);
     Ok(OK)
 }
 
-impl Bench<'_> {
-    /// All rounds. The chosen plan stays first, the others end in order of their times; returns how many at the front are
-    /// finalists, or `None` when the person stopped it.
-    fn rounds(&mut self, entries: &mut [Entry]) -> Result<Option<usize>> {
-        let rounds = self.args.repeat.max(1);
+/// What a round runs: the command line's parameters, or each task of the file, with a seed of its own.
+fn inputs_of(args: &BenchArgs, plan: &Plan) -> Result<Vec<(Input, u64)>> {
+    let Some(data) = args.data.as_deref() else {
+        return Ok(vec![(Input::Words(parameters(&args.parameters)?), args.seed)]);
+    };
+    let tasks = bench::tasks(data, args.limit)?;
+    if tasks.is_empty() {
+        bail!("{}: there is no task to run", data.display());
+    }
+    let mut inputs = Vec::new();
+    for (line, task) in &tasks {
+        let place = format!("{}:{line}", data.display());
+        let object = bench::task_arguments(task, plan, &args.binding.set).with_context(|| place.clone())?;
+        inputs.push((Input::Task(object, place), args.seed.wrapping_add(*line as u64)));
+    }
+    Ok(inputs)
+}
+
+impl Bench {
+    /// `rounds` rounds of all plans, and those of the finalists. The chosen plan stays first, the others end in order of their
+    /// times; returns how many at the front are finalists, or `None` when the person stopped it.
+    fn rounds(&mut self, entries: &mut [Entry], rounds: u32) -> Result<Option<usize>> {
         for round in 0..rounds {
             let mut fastest = f64::INFINITY;
             for i in 0..entries.len() {
@@ -221,7 +270,7 @@ impl Bench<'_> {
         Ok(Some(finalists))
     }
 
-    /// Seconds of a run of a plan that has run before, or long enough not to need it.
+    /// Seconds of a round of a plan that has run before, or long enough not to need it.
     fn measure(&mut self, entry: &mut Entry, limit: Option<f64>) -> Result<Ran> {
         let (mut ready, warm) = match entry.held.take() {
             Some(held) => held,
@@ -237,46 +286,51 @@ impl Bench<'_> {
                 }
             }
         };
-        let mut ran = self.once(entry, &mut ready, limit)?;
+        let mut ran = self.round(entry, &mut ready, limit)?;
         if !warm && matches!(ran, Ran::Whole(s) if s < WARM_UP) {
-            ran = self.once(entry, &mut ready, limit)?;
+            ran = self.round(entry, &mut ready, limit)?;
         }
         entry.held = Some((ready, true));
         Ok(ran)
     }
 
-    /// One run; it must end as all runs do that end alike.
-    fn once(&mut self, entry: &Entry, ready: &mut Ready, limit: Option<f64>) -> Result<Ran> {
-        let name = &entry.name;
-        let values: Vec<Value> =
-            ready.engine.arguments(&self.words).map_err(|e| anyhow::anyhow!("{e}; parameters follow `--`"))?;
-        ready.session.forget();
-        let watch = Watch { events: &|_: &Event<'_>| {}, cancel: self.interrupt.cancel() };
-        let ((outcome, seconds), stopped) = limited(&self.interrupt, limit, || {
-            let start = Instant::now();
-            let outcome = ready.session.run(values, self.args.seed, &Options::default(), watch);
-            (outcome, start.elapsed().as_secs_f64())
-        });
-        if self.interrupt.asked() {
-            return Ok(Ran::Interrupted);
-        }
-        let end = match outcome {
-            Ok(outcome) => End::Answer(outcome.text, outcome.tokens),
-            Err(_) if stopped => return Ok(Ran::Stopped(seconds)),
-            Err(failure) => match failure.cause {
-                RunError::Failed(text) => End::Failed(text),
-                cause if is_misfit(&cause) => return Ok(Ran::Misfit(cause.to_string())),
-                cause => bail!("plan \"{name}\": {cause}"),
-            },
-        };
-        match &self.end {
-            None => self.end = Some(end),
-            Some(known) if entry.ends_alike && *known != end => {
-                bail!("plan \"{name}\" ends with {end:?} where the others end with {known:?}: this is a fault")
+    /// One round: a run of each input, which must end as all its runs do that end alike.
+    fn round(&mut self, entry: &Entry, ready: &mut Ready, limit: Option<f64>) -> Result<Ran> {
+        let mut spent = 0.0;
+        // All of them before the first runs: a task that does not fit the strategy is found at once.
+        let values = self.inputs.iter().map(|(input, _)| input.values(&ready.engine)).collect::<Result<Vec<_>>>()?;
+        for (i, ((input, seed), values)) in self.inputs.iter().zip(values).enumerate() {
+            let name = || format!("plan \"{}\"{}", entry.name, input.place());
+            ready.session.forget();
+            let watch = Watch { events: &|_: &Event<'_>| {}, cancel: self.interrupt.cancel() };
+            let left = limit.map(|limit| (limit - spent).max(0.0));
+            let ((outcome, seconds), stopped) = limited(&self.interrupt, left, || {
+                let start = Instant::now();
+                let outcome = ready.session.run(values, *seed, &Options::default(), watch);
+                (outcome, start.elapsed().as_secs_f64())
+            });
+            if self.interrupt.asked() {
+                return Ok(Ran::Interrupted);
             }
-            Some(_) => {}
+            spent += seconds;
+            let end = match outcome {
+                Ok(outcome) => End::Answer(outcome.text, outcome.tokens),
+                Err(_) if stopped => return Ok(Ran::Stopped(spent)),
+                Err(failure) => match failure.cause {
+                    RunError::Failed(text) => End::Failed(text),
+                    cause if is_misfit(&cause) => return Ok(Ran::Misfit(cause.to_string())),
+                    cause => bail!("{}: {cause}", name()),
+                },
+            };
+            match self.ends.get(i) {
+                None => self.ends.push(end),
+                Some(known) if entry.ends_alike && *known != end => {
+                    bail!("{} ends with {end:?} where the others end with {known:?}: this is a fault", name())
+                }
+                Some(_) => {}
+            }
         }
-        Ok(Ran::Whole(seconds))
+        Ok(Ran::Whole(spent))
     }
 }
 
@@ -339,7 +393,7 @@ fn progress(round: &str, entry: &Entry) {
     }
 }
 
-fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
+fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, bench: &Bench) {
     let chosen = entries[0].median();
     // The chosen plan is one of them: nothing regrets less than 1.
     let best = |alike: bool| {
@@ -352,12 +406,12 @@ fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
     let misfits = entries.iter().filter(|e| e.misfit.is_some()).count();
     match args.format {
         Format::Json => print_json(json!({
-            "strategy": args.source, "plans": entries.len(), "stopped": stopped, "does_not_fit": misfits,
+            "strategy": args.source, "inputs": bench.inputs.len(), "plans": entries.len(), "stopped": stopped, "does_not_fit": misfits,
             "regret": regret, "regret_alike": regret_alike,
-            "outcome": match end {
+            "outcome": bench.ends.first().map(|end| match end {
                 End::Answer(text, _) => json!({ "text": text }),
                 End::Failed(text) => json!({ "failed": text }),
-            },
+            }),
             "chosen_seconds": chosen, "best_seconds": best,
             "rows": entries.iter().enumerate().map(|(i, e)| json!({
                 "plan": e.name, "seconds": e.misfit.is_none().then(|| e.median()), "rounds": e.rounds(),
@@ -382,9 +436,10 @@ fn show(args: &BenchArgs, entries: &[Entry], finalists: usize, end: &End) {
             let bound = entries.iter().filter(|e| e.runs() && e.ends_alike).count();
             let by =
                 if bound == entries.len() { "all".to_owned() } else { format!("the {bound} that must and ran whole") };
-            let same = match end {
-                End::Answer(..) => format!("the same answer by {by}"),
-                End::Failed(text) => format!("the same `fail` by {by}: {text}"),
+            let same = match &bench.ends[..] {
+                [End::Failed(text)] => format!("the same `fail` by {by}: {text}"),
+                [_] => format!("the same answer by {by}"),
+                many => format!("for each of {} tasks the same end by {by}", many.len()),
             };
             let also = if regret_alike < regret {
                 format!(", {regret_alike:.3} beside those that must end alike")

@@ -55,6 +55,10 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
     Ok(OK)
 }
 
+/// A profile of which more than one rate in so many did not settle is worth repeating: of five on two shared cores, the one
+/// below that had the smallest 90th percentile of errors, and two above it more than 30 % (docs/COST_MODEL.md).
+const QUIET: usize = 4;
+
 fn show(args: &ProfileArgs, output: &Path, profile: &Profile, seconds: f64) {
     let target = &profile.target;
     match args.format {
@@ -99,6 +103,9 @@ fn show(args: &ProfileArgs, output: &Path, profile: &Profile, seconds: f64) {
         say(&format!(
             "warning: other processes used {cpus:.1} CPUs meanwhile; measure again when the machine is quiet"
         ));
+    }
+    if profile.noisy() > target.kernels.len() / QUIET {
+        say("warning: many rates changed while they were measured, and predictions may be far off; measure again");
     }
 }
 

@@ -220,6 +220,16 @@ fn explain_shows_bounds_estimates_choices_and_what_ifs() {
             .as_array()
             .is_some_and(|d| d.iter().any(|d| d["runners_up"].as_array().is_some_and(|r| !r.is_empty())))
     );
+    // What is assumed of texts may be said; shorter sequences cost less.
+    let short = ["explain", "votes.infer", "--set", "n=2", "--length-share", "0.1", "--stop-chance", "0.9"];
+    let short = inferc(dir.path(), &[&short[..], &["--format", "json"]].concat()).code(0).json();
+    let assumed = |name: &str| short["assumptions"][name].as_f64();
+    assert_eq!((assumed("length_share"), assumed("stop_chance")), (Some(0.1), Some(0.9)), "{short}");
+    let estimated = |report: &Value| report["estimated"]["tokens"].as_f64().expect("tokens");
+    assert!(estimated(&short) < estimated(&document), "{short}");
+    for (option, value) in [("--length-share", "0"), ("--length-share", "nan"), ("--stop-chance", "1")] {
+        inferc(dir.path(), &["explain", "votes.infer", option, value]).code(2).says(&[option, "expected a"]);
+    }
     let again = inferc(dir.path(), &["explain", "votes.infer", "--set", "n=2", "--format", "json"]).code(0);
     assert_eq!(again.json(), document, "the same input gives the same plan");
     let h200 =
@@ -298,6 +308,8 @@ fn a_plan_runs_like_its_source_and_compiles_to_the_same_bytes() {
         ("--kv", "f16"),
         ("--attention", "dense"),
         ("--prompt", "9"),
+        ("--length-share", "0.2"),
+        ("--stop-chance", "0.9"),
         ("--backend", "llvm"),
         ("--isa", "avx2"),
     ] {
@@ -424,7 +436,11 @@ fn wrong_usage_is_told_with_a_remedy() {
         (&["bench", "one.infer", "--plans", "2", "--roofs", "--", "--q", "a"], &["--roofs", "cannot be used"]),
         (&["bench", "one.infer", "--plans", "2", "--analyze", "--", "--q", "a"], &["--analyze", "cannot be used"]),
         (&["bench", "one.infer", "--plans", "2", "--limit", "3", "--", "--q", "a"], &["--limit", "cannot be used"]),
-        (&["bench", "one.infer", "--data", "t.jsonl", "--repeat", "2"], &["--repeat", "--data", "cannot be used"]),
+        (&["bench", "one.infer", "--plans", "2", "--limit", "3"], &["required", "--data"]),
+        (&["bench", "one.infer", "--plans", "2", "--data", "t.jsonl", "--", "--q", "a"], &["--data", "cannot be used"]),
+        (&["bench", "one.infer", "--data", "t.jsonl", "--repeat", "2"], &["required", "--kernels", "--plans"]),
+        (&["bench", "--kernels", "--model", "m.gguf", "--prompt", "9"], &["--prompt", "--kernels", "cases"]),
+        (&["bench", "--roofs", "--", "--q", "a"], &["--roofs", "cannot be used"]),
         (&["bench", "--roofs", "--seed", "2"], &["--seed", "--roofs", "cannot be used"]),
         (
             &["fidelity", "--model", "model.gguf", "--text", "infer.toml", "--with", "int8,dense"],
@@ -700,6 +716,18 @@ fn plans_beside_the_chosen_one_end_as_it_does() {
     }
     let text = inferc(dir.path(), &["bench", "fails.infer", "--plans", "1", "--", "--q", "Hello"]).code(0).out;
     assert!(text.contains("the same `fail` by ") && text.contains(": nothing fits; regret "), "{text}");
+    // Tasks of a file are a round together; a task that does not fit the strategy is named.
+    put(dir.path(), "t.jsonl", "{\"question\": \"Hello\"}\n\n{\"q\": \"Why?\"}\n{\"q\": 3}\n");
+    let on = |limit: &str, more: &[&str]| {
+        let words = ["bench", "one.infer", "--plans", "1", "--repeat", "1", "--data", "t.jsonl", "--limit", limit];
+        inferc(dir.path(), &[&words[..], more].concat())
+    };
+    let report = on("2", &["--format", "json"]).code(0).json();
+    assert_eq!((report["inputs"].as_u64(), report["outcome"]["text"].is_string()), (Some(2), true), "{report}");
+    assert!(on("2", &[]).code(0).out.contains("for each of 2 tasks the same end by "));
+    on("3", &[]).code(2).says(&["t.jsonl:4", "q"]);
+    put(dir.path(), "t.jsonl", "\n");
+    on("3", &[]).code(2).says(&["t.jsonl", "no task"]);
     // What is no outcome of the strategy ends the command.
     let long = "word ".repeat(2000);
     inferc(dir.path(), &["bench", "one.infer", "--plans", "1", "--", "--q", &long])

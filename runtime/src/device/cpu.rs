@@ -30,7 +30,7 @@ fn system<T>(what: &'static str, bytes: usize) -> Result<T> {
     Err(Error::System { what, bytes: bytes as u64, cause: std::io::Error::last_os_error() })
 }
 
-/// Anonymous memory: zeroed, aligned to 4096 bytes at least, given by the system when first touched.
+/// Anonymous memory: zeroed, aligned to 4096 bytes at least, given by the system when first touched or asked for.
 #[derive(Debug)]
 pub struct Region {
     start: NonNull<u8>,
@@ -69,6 +69,14 @@ impl Region {
         }
         let Some(start) = NonNull::new(start as *mut u8) else { return system(what, bytes) };
         Ok(Self { start, bytes, mapping: (address, total) })
+    }
+
+    /// Has the system give the first `bytes` bytes now, not when they are first touched; whether it did. Where it refuses
+    /// (Linux before 5.14 does), they come then.
+    pub fn populate(&mut self, bytes: usize) -> bool {
+        let start = self.start.as_ptr().cast();
+        // SAFETY: the range lies inside the mapping, and no byte of it changes.
+        unsafe { libc::madvise(start, bytes.min(self.bytes), libc::MADV_POPULATE_WRITE) == 0 }
     }
 
     /// Address of the first byte.
@@ -711,6 +719,29 @@ mod tests {
         assert!(after.1 < before.1 + 50, "{before:?} {after:?}");
         let wild = Code { symbols: vec![("k".into(), 9)], bytes: vec![0; 9] };
         assert!(matches!(Image::load(&wild), Err(Error::Code { .. })));
+    }
+
+    /// Pages of the first `bytes` bytes that are in memory.
+    fn present(region: &Region, bytes: usize) -> usize {
+        let mut pages = vec![0_u8; bytes.div_ceil(4096)];
+        // SAFETY: the region is mapped, and there is a byte for each of its pages.
+        let failed = unsafe { libc::mincore(region.address() as *mut libc::c_void, bytes, pages.as_mut_ptr()) };
+        assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+        pages.iter().filter(|p| **p & 1 == 1).count()
+    }
+
+    #[test]
+    fn populated_memory_is_there_and_unchanged() {
+        for bytes in [3 << 12, 9 << 20] {
+            let mut region = Region::new(bytes).expect("memory");
+            region.bytes_mut()[1] = 7;
+            for part in [bytes / 2, usize::MAX] {
+                let given = region.populate(part);
+                let (pages, least) = (present(&region, bytes), part.min(bytes) / 4096);
+                assert!(!given || (least..=bytes / 4096).contains(&pages), "{pages} pages of {bytes} bytes");
+            }
+            assert_eq!(region.bytes().iter().map(|b| u64::from(*b)).sum::<u64>(), 7);
+        }
     }
 
     #[test]
