@@ -335,8 +335,8 @@ pub(crate) struct BenchArgs {
     /// Measure the kernels of a model (--model FILE) instead of a strategy.
     #[arg(long, conflicts_with_all = ["source", "data"])]
     pub kernels: bool,
-    /// Measure what this machine can do at most: bytes read, int8 products (alone, in blocks with scales, and with minima) and
-    /// f32 products per second.
+    /// Measure what this machine can do at most: bytes read, int8 products (alone, in blocks with scales, and with minima), f32
+    /// and bf16 products per second.
     #[arg(long, conflicts_with_all = ["source", "data", "kernels", "plans"])]
     pub roofs: bool,
     /// Working set of --roofs, in bytes; may be repeated.

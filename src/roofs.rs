@@ -1,8 +1,8 @@
 //! What this machine can do at most: bytes read per second in order and in scattered pieces, alone and with attention's products
-//! beside them, and products of bytes and of f32 per second, on the threads given.
+//! beside them, and products of bytes, of f32 and of bf16 per second, on the threads given.
 //!
 //! Takes threads, an ISA, working sets and pieces in bytes, and counts of queries; returns rates for shares of a roof. The
-//! loops are kernels of the Kernel IR through a real back end, so a roof is what generated code could reach, not what another
+//! loops are kernels of the Kernel IR through a real back end (but for bf16, which it has not), so a roof is what generated code could reach, not what another
 //! compiler's loop does. Several shapes of each loop are tried and the fastest run of the fastest shape counts: a roof is a
 //! bound, and neighbours on a shared machine only ever lower it. Buffers are random (identical pages are read from one copy),
 //! accumulators distinct. Matrix extensions (AMX, the tiles of the Kernel IR) are not measured.
@@ -17,7 +17,7 @@ use ir::kernel::Kernel;
 use ir::schedule::KvFormat;
 use ir::target::Isa;
 use kernels::{AHEAD, Arithmetic, BYTE_LINES, Factors, MOST_QUERIES, PIECE, Requests, STEPS, Work};
-use runtime::device::cpu::{Function, Image, Launch, Region, Team};
+use runtime::device::cpu::{BF16_PRODUCTS, Function, Image, Launch, Region, Team, bf16_products};
 use runtime::device::probe;
 use std::time::Instant;
 
@@ -81,6 +81,9 @@ pub struct Roofs {
     pub int8_scaled_min_macs: f64,
     /// Fused multiply-adds of f32 per second.
     pub f32_macs: f64,
+    /// Products of bf16, summed in f32, per second; none where the processor or the ISA has no such products. No kernel computes
+    /// in them: the rate is there to be compared.
+    pub bf16_macs: Option<f64>,
 }
 
 /// What is measured of reading.
@@ -131,6 +134,15 @@ pub fn measure(threads: u32, isa: Isa, backend: Backend, cache: Option<&Cache>, 
     let (int8_macs, f32_macs) = (best(Arithmetic::Plain(Factors::Int8))?, best(Arithmetic::Plain(Factors::F32))?);
     let int8_scaled_macs = best(Arithmetic::Scaled { minima: false })?;
     let int8_scaled_min_macs = best(Arithmetic::Scaled { minima: true })?;
+    let bf16_macs = match bf16_products().filter(|_| isa.avx512) {
+        Some(function) => {
+            let seconds = products(&mut team, &function, &operands, &mut out, threads)?;
+            #[allow(clippy::cast_precision_loss, reason = "small counts")]
+            let macs = BF16_PRODUCTS as f64 * f64::from(threads);
+            Some(macs / seconds)
+        }
+        None => None,
+    };
     let sizes = rising(sets.bytes.iter().map(|s| s.next_multiple_of(largest)));
     let (mut read, mut scattered, mut attended) = (Vec::new(), Vec::new(), Vec::new());
     if let Some(largest) = sizes.last() {
@@ -153,7 +165,7 @@ pub fn measure(threads: u32, isa: Isa, backend: Backend, cache: Option<&Cache>, 
             }
         }
     }
-    Ok(Roofs { read, scattered, attended, int8_macs, int8_scaled_macs, int8_scaled_min_macs, f32_macs })
+    Ok(Roofs { read, scattered, attended, int8_macs, int8_scaled_macs, int8_scaled_min_macs, f32_macs, bf16_macs })
 }
 
 /// The loops with products for everything that is asked for, each with its rate still at none.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from cases import DEFAULT_GEN, Setting, ours_command, peer_command, roofs_command, settings_of, state_command, tool_command
 from machine import Busy, allowed_cpus, wait_until_quiet
-from roof import KINDS, pieces, queries, roof_of, working_sets
+from roof import BESIDE, KINDS, pieces, queries, roof_of, working_sets
 
 # A setting whose trial is this many times slower than the fastest is out; those nearer are tried again, interleaved.
 _HOPELESS = 1.5
@@ -323,7 +323,7 @@ def _median_rates(roofs):
     good = [r for r in roofs if r]
     if not good:
         return None
-    names = [name for name in (f"{kind}_macs_per_second" for kind in KINDS) if all(r.get(name) for r in good)]
+    names = [name for name in (f"{kind}_macs_per_second" for kind in (*KINDS, BESIDE)) if all(r.get(name) for r in good)]
     middle = {name: statistics.median(r[name] for r in good) for name in names}
     fields = {"read": ("bytes",), "scattered": ("bytes", "piece"), "attended": ("bytes", "kv", "queries", "piece")}
     return {**middle, **{kind: _median_points(good, kind, names) for kind, names in fields.items()}}

@@ -2,7 +2,7 @@
 
 import json
 
-from roof import KINDS
+from roof import BESIDE, KINDS
 
 FORMAT_VERSION = 2
 
@@ -41,12 +41,14 @@ def _roofs(records):
 
 def _roof(roof):
     rate = {kind: f"{roof[f'{kind}_macs_per_second'] / 1e9:.0f}" for kind in KINDS}
+    rated = roof.get(f"{BESIDE}_macs_per_second")
+    beside = f", {BESIDE} {rated / 1e9:.0f}" if rated else ""
     pages = ""
     if roof["scattered_bytes_per_step"]:
         pages = f" ({roof['scattered_bytes_per_step'] / 1e6:.1f} MB scattered at {roof['scattered_bytes_per_second'] / 1e9:.1f} GB/s)"
     return (
         f"{roof['bytes_per_step'] / 1e6:.1f} MB a step at {roof['bytes_per_second'] / 1e9:.1f} GB/s{pages}; int8 {rate['int8']}, with scales "
-        f"{rate['int8_scaled']}, and minima {rate['int8_scaled_min']}, f32 {rate['f32']} billion products per second"
+        f"{rate['int8_scaled']}, and minima {rate['int8_scaled_min']}, f32 {rate['f32']}{beside} billion products per second"
     )
 
 

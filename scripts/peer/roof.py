@@ -22,6 +22,8 @@ PAGE, DENSE_LAYERS = 16, 2
 
 # Kinds of products, each with a rate of its own: of bytes alone, in blocks with scales, with scales and minima; of floats.
 KINDS = ("int8", "int8_scaled", "int8_scaled_min", "f32")
+# A rate beside them that bounds no case: no kernel computes in it.
+BESIDE = "bf16"
 
 # Sizes of pieces that can be measured, bytes; a power of two.
 _LEAST_PIECE, _MOST_PIECE = 64, 65536
@@ -175,6 +177,7 @@ def roof_of(model, case, rates, gen):
         "bytes_per_second": reads,
         "scattered_bytes_per_second": scattered,
         **{f"{kind}_macs_per_second": rate[kind] for kind in KINDS},
+        f"{BESIDE}_macs_per_second": rates.get(f"{BESIDE}_macs_per_second"),
     }
 
 

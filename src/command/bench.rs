@@ -378,6 +378,7 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
             })).collect::<Vec<_>>(),
             "int8_macs_per_second": found.int8_macs, "int8_scaled_macs_per_second": found.int8_scaled_macs,
             "int8_scaled_min_macs_per_second": found.int8_scaled_min_macs, "f32_macs_per_second": found.f32_macs,
+            "bf16_macs_per_second": found.bf16_macs,
         })),
         Format::Text => {
             let mut out = format!("{} threads\n", machine.threads);
@@ -396,12 +397,14 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
                 let (kv, queries) = (a.kv.name(), a.queries);
                 reading(&a.read, &format!(", {kv} with products for {queries} queries{pieces}"));
             }
-            for (what, rate) in [
-                ("int8 products", found.int8_macs),
-                ("int8 products, scales", found.int8_scaled_macs),
-                ("int8 products, scales and minima", found.int8_scaled_min_macs),
-                ("f32 products", found.f32_macs),
-            ] {
+            let rates = [
+                ("int8 products", Some(found.int8_macs)),
+                ("int8 products, scales", Some(found.int8_scaled_macs)),
+                ("int8 products, scales and minima", Some(found.int8_scaled_min_macs)),
+                ("f32 products", Some(found.f32_macs)),
+                ("bf16 products, in no kernel", found.bf16_macs),
+            ];
+            for (what, rate) in rates.into_iter().filter_map(|(what, rate)| Some((what, rate?))) {
                 out.push_str(&format!("{what:<34}{:>8.1} G/s\n", rate / 1e9));
             }
             print(&out);

@@ -664,6 +664,8 @@ fn bench_grades_tasks_and_measures_kernels() {
     let report = inferc(dir.path(), &[&roofs[..], &["--bytes", "2000000", "--pieces", "1024"]].concat()).code(0).json();
     fields(&report, &["threads", "isa", "backend", "read", "scattered", "int8_macs_per_second", "f32_macs_per_second"]);
     fields(&report, &["int8_scaled_macs_per_second", "int8_scaled_min_macs_per_second"]);
+    let bf16 = &report["bf16_macs_per_second"];
+    assert!(bf16.is_null() || bf16.as_f64() > Some(1e9), "{report}");
     fields(&report["scattered"][0], &["bytes", "piece", "bytes_per_second", "median_bytes_per_second"]);
     assert!(report["read"][0]["bytes"].as_u64().is_some_and(|b| b >= 2_000_000));
     inferc(dir.path(), &[&roofs[..], &["--bytes", "5"]].concat()).code(2).says(&["--bytes 5"]);

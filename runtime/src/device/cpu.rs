@@ -557,6 +557,72 @@ unsafe fn tile_trial() -> bool {
     sums == expected
 }
 
+/// Products of one thread in a call of [`bf16_products`].
+pub const BF16_PRODUCTS: u64 = BF16_STEPS * 12 * 32;
+const BF16_STEPS: u64 = 8192;
+
+/// A loop of products of bf16, in pairs and summed in f32, on registers alone: how fast they could be at most. Its second
+/// argument is the address of a line of 64 bytes for each member of the team, where it leaves the sums of one register. `None`
+/// where the processor has no such products (AVX512_BF16).
+#[must_use]
+pub fn bf16_products() -> Option<Function> {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx512bf16") {
+        return Some(Function::native(multiply_bf16));
+    }
+    None
+}
+
+/// # Safety
+/// The processor has AVX512_BF16, and `args[1]` is the address of 64 bytes for each member.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe extern "C-unwind" fn multiply_bf16(args: *const u64, member: i64, _team: i64) {
+    // SAFETY: the caller promises the instructions and the line that is written; twelve sums do not wait for each other.
+    unsafe {
+        let out = *args.add(1) + 64 * member.unsigned_abs();
+        std::arch::asm!(
+            "vpbroadcastd zmm12, {eighths:e}",
+            "vpbroadcastd zmm13, {ones:e}",
+            "vpxord zmm0, zmm0, zmm0",
+            "vmovdqa64 zmm1, zmm0",
+            "vmovdqa64 zmm2, zmm0",
+            "vmovdqa64 zmm3, zmm0",
+            "vmovdqa64 zmm4, zmm0",
+            "vmovdqa64 zmm5, zmm0",
+            "vmovdqa64 zmm6, zmm0",
+            "vmovdqa64 zmm7, zmm0",
+            "vmovdqa64 zmm8, zmm0",
+            "vmovdqa64 zmm9, zmm0",
+            "vmovdqa64 zmm10, zmm0",
+            "vmovdqa64 zmm11, zmm0",
+            "2:",
+            "vdpbf16ps zmm0, zmm12, zmm13",
+            "vdpbf16ps zmm1, zmm12, zmm13",
+            "vdpbf16ps zmm2, zmm12, zmm13",
+            "vdpbf16ps zmm3, zmm12, zmm13",
+            "vdpbf16ps zmm4, zmm12, zmm13",
+            "vdpbf16ps zmm5, zmm12, zmm13",
+            "vdpbf16ps zmm6, zmm12, zmm13",
+            "vdpbf16ps zmm7, zmm12, zmm13",
+            "vdpbf16ps zmm8, zmm12, zmm13",
+            "vdpbf16ps zmm9, zmm12, zmm13",
+            "vdpbf16ps zmm10, zmm12, zmm13",
+            "vdpbf16ps zmm11, zmm12, zmm13",
+            "dec {steps}",
+            "jnz 2b",
+            "vmovups [{out}], zmm0",
+            eighths = in(reg) 0x3E00_3E00_u64,
+            ones = in(reg) 0x3F80_3F80_u64,
+            steps = inout(reg) BF16_STEPS => _,
+            out = in(reg) out,
+            out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _, out("zmm6") _,
+            out("zmm7") _, out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _, out("zmm13") _,
+            options(nostack),
+        );
+    }
+}
+
 /// Runs `f` compiled for the widest vectors of this machine, as far as it is inlined; the results are the same bits.
 #[inline(always)]
 pub fn widest<R>(f: impl FnOnce() -> R) -> R {
@@ -742,6 +808,17 @@ mod tests {
             }
             assert_eq!(region.bytes().iter().map(|b| u64::from(*b)).sum::<u64>(), 7);
         }
+    }
+
+    /// The loop computes what it is timed for: steps of two products of an eighth.
+    #[test]
+    fn products_of_bf16_are_products() {
+        let Some(function) = bf16_products() else { return };
+        let mut team = Team::new(2).expect("threads");
+        let mut out = Region::new(128).expect("memory");
+        out.bytes_mut().fill(0xFF);
+        team.run(&[Launch::new(function, vec![0, out.address()])]).expect("it runs");
+        assert!(out.f32s()[..32].iter().all(|sum| *sum == BF16_STEPS as f32 / 4.0), "{:?}", &out.f32s()[..32]);
     }
 
     #[test]
