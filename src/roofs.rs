@@ -2,10 +2,11 @@
 //! beside them, and products of bytes, of f32 and of bf16 per second, on the threads given.
 //!
 //! Takes threads, an ISA, working sets and pieces in bytes, and counts of queries; returns rates for shares of a roof. The
-//! loops are kernels of the Kernel IR through a real back end (but for bf16, which it has not), so a roof is what generated code could reach, not what another
-//! compiler's loop does. Several shapes of each loop are tried and the fastest run of the fastest shape counts: a roof is a
-//! bound, and neighbours on a shared machine only ever lower it. Buffers are random (identical pages are read from one copy),
-//! accumulators distinct. Matrix extensions (AMX, the tiles of the Kernel IR) are not measured.
+//! loops are kernels of the Kernel IR through a real back end, so a roof is what generated code could reach, not what another
+//! compiler's loop does; but for bf16, which the Kernel IR has not. Several shapes of each of them are tried and the fastest run
+//! of the fastest shape counts: a roof is a bound, and neighbours on a shared machine only ever lower it. Buffers are random
+//! (identical pages are read from one copy), accumulators distinct. Matrix extensions (AMX, the tiles of the Kernel IR) are not
+//! measured.
 
 mod kernels;
 

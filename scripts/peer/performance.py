@@ -40,7 +40,7 @@ def options(argv):
     add = parser.add_argument
     add("--quick", action="store_true", help="SmolLM2 with all cores only, two repeats, no check of the driver")
     add("--models", default=",".join(MODELS), metavar="LIST", help=f"models to measure (default: {','.join(MODELS)})")
-    add("--cases", default="", metavar="LIST", help="only cases that contain one of these texts, such as depth=2048,prefill")
+    add("--cases", default="", metavar="LIST", help="only cases that contain one of these texts, such as depth=2048,prefill; $ is the end of a case")
     add("--threads", metavar="LIST", help="thread counts, such as 2,1 (default: all cores, then one)")
     add("--repeats", type=int, metavar="N", help="interleaved repeats per row (default: 3, with --quick 2)")
     add("--resume", action="store_true", help="leave out rows that this build has measured already")
@@ -108,7 +108,7 @@ def _wanted(chosen, threads):
     if unknown:
         raise UsageError(f"--models: `{unknown[0]}` is none of {', '.join(MODELS)}")
     texts = [t for t in chosen.cases.split(",") if t] or [""]
-    rows = [r for r in ROWS if r.model in models and any(t in r.case for t in texts)]
+    rows = [r for r in ROWS if r.model in models and any(t in f"{r.case}$" for t in texts)]
     if chosen.quick:
         rows, threads = [r for r in rows if r.model == "smollm2"], threads[:1]
     if not rows:

@@ -12,6 +12,7 @@ import stat
 import struct
 import subprocess
 import tempfile
+import types
 import unittest
 import xml.etree.ElementTree
 
@@ -313,6 +314,16 @@ class Roof(unittest.TestCase):
             self.assertEqual(roof.queries(self.sizes, [case]), [])
             self.assertIsNone(roof.roof_of(self.sizes, case, rates, 4)["with_products_tokens_per_second"])
 
+    def test_cases_are_chosen_by_what_they_contain(self):
+        def wanted(cases):
+            chosen = types.SimpleNamespace(models="smollm2", cases=cases, quick=False)
+            return [row.case for row, _ in performance._wanted(chosen, [2])]
+
+        self.assertEqual(wanted("depth=7900$"), ["decode:depth=7900"])
+        self.assertGreater(len(wanted("depth=7900")), 1)
+        with self.assertRaisesRegex(bench.UsageError, "no row"):
+            wanted("depth=790$")
+
     def test_the_median_of_several_measurements_counts(self):
         def rates(factor, **more):
             points = {"bytes": 8, "bytes_per_second": 10 * factor}
@@ -326,6 +337,9 @@ class Roof(unittest.TestCase):
         # A rate that one measurement lacks is not known.
         self.assertNotIn("int8_scaled_macs_per_second", middle)
         self.assertEqual(measure._median_rates([rates(1, int8_scaled_macs_per_second=3)])["int8_scaled_macs_per_second"], 3)
+        # A rate that bounds nothing is kept beside the others, and shown.
+        middle = measure._median_rates([rates(1, bf16_macs_per_second=5e9), rates(1, bf16_macs_per_second=7e9)])
+        self.assertEqual(middle["bf16_macs_per_second"], 6e9)
         self.assertIsNone(measure._median_rates([None]))
 
 

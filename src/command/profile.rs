@@ -55,8 +55,8 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<u8> {
     Ok(OK)
 }
 
-/// A profile of which more than one rate in so many did not settle is worth repeating: of five on two shared cores, the one
-/// below that had the smallest 90th percentile of errors, and two above it more than 30 % (docs/COST_MODEL.md).
+/// A profile of which more than one rate in so many did not settle is worth repeating: of four on two shared cores, the one
+/// below that had the smallest 90th percentile of errors, and two of the three above it more than 30 % (docs/COST_MODEL.md).
 const QUIET: usize = 4;
 
 fn show(args: &ProfileArgs, output: &Path, profile: &Profile, seconds: f64) {
