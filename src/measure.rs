@@ -142,6 +142,8 @@ pub struct Measured {
     pub seconds: f64,
     /// Steps.
     pub steps: usize,
+    /// [`LocalModel::round_trip`] before and after; none on one thread.
+    pub round_trips: Option<[f64; 2]>,
 }
 
 /// What a plan is made for that no strategy asked for.
@@ -367,6 +369,13 @@ impl Ready {
     /// When pages run out or the model gives logits that are no numbers.
     pub fn once(&mut self, model: &mut LocalModel) -> Result<Measured> {
         self.runs += 1;
+        let before = model.round_trip()?;
+        let measured = self.timed(model)?;
+        let after = model.round_trip()?;
+        Ok(Measured { round_trips: before.zip(after).map(<[f64; 2]>::from), ..measured })
+    }
+
+    fn timed(&mut self, model: &mut LocalModel) -> Result<Measured> {
         match self.case {
             Case::Prefill { n } => self.prefill(model, n),
             Case::Decode { depth } => {
@@ -444,7 +453,7 @@ impl Ready {
                 *token = choice.context("the model gave logits that are not numbers")?.token;
             }
         }
-        Ok(Measured { tokens: seqs.len() * steps, seconds: start.elapsed().as_secs_f64(), steps })
+        Ok(Measured { tokens: seqs.len() * steps, seconds: start.elapsed().as_secs_f64(), steps, round_trips: None })
     }
 
     fn prefill(&mut self, model: &mut LocalModel, n: usize) -> Result<Measured> {
@@ -453,7 +462,7 @@ impl Ready {
         let outcome = step(model, &[(seq, &self.ids[..n])], Wanted::Last, &mut |_, _, _| {});
         let seconds = start.elapsed().as_secs_f64();
         model.free(seq);
-        outcome.map(|()| Measured { tokens: n, seconds, steps: 1 })
+        outcome.map(|()| Measured { tokens: n, seconds, steps: 1, round_trips: None })
     }
 
     /// The log-probability of every token of every text but its first, whose row is the prompt's last.
@@ -469,7 +478,7 @@ impl Ready {
         if !total.is_finite() {
             bail!("the model gave log-probabilities that are not numbers");
         }
-        Ok(Measured { tokens: texts.len() * length, seconds, steps: 1 })
+        Ok(Measured { tokens: texts.len() * length, seconds, steps: 1, round_trips: None })
     }
 }
 

@@ -18,7 +18,8 @@ use ir::kernel::Kernel;
 use ir::schedule::KvFormat;
 use ir::target::Isa;
 use kernels::{AHEAD, Arithmetic, BYTE_LINES, Factors, MOST_QUERIES, PIECE, Requests, STEPS, Work};
-use runtime::device::cpu::{BF16_PRODUCTS, Function, Image, Launch, Region, Team, bf16_products};
+use runtime::device::cpu::{Function, Image, Launch, Region, Team};
+use runtime::device::extensions::{BF16_PRODUCTS, bf16_products};
 use runtime::device::probe;
 use std::time::Instant;
 
@@ -40,6 +41,8 @@ pub struct Read {
     pub best: f64,
     /// Bytes per second of the median pass.
     pub median: f64,
+    /// [`Team::round_trip`] before and after; none on one thread.
+    pub round_trips: Option<[f64; 2]>,
 }
 
 /// Rate of reading one working set in pieces of one size, each once, in random order.
@@ -175,7 +178,7 @@ fn attending(
     pieces: &[u64],
     compiled: impl Fn(&[Kernel]) -> Result<Vec<Function>>,
 ) -> Result<Vec<(Attended, Vec<Function>)>> {
-    let none = Read { bytes: 0, best: 0.0, median: 0.0 };
+    let none = Read { bytes: 0, best: 0.0, median: 0.0, round_trips: None };
     let mut all = Vec::new();
     for kv in [KvFormat::F16, KvFormat::Int8] {
         for queries in rising(sets.queries.iter().copied()) {
@@ -292,6 +295,7 @@ impl Reader {
 
 /// Passes over `bytes` with every kernel for so many seconds: the rate of the fastest kernel.
 fn fastest(team: &mut Team, kernels: &[Function], args: &[u64], bytes: u64, seconds: f64) -> Result<Read> {
+    let before = team.round_trip()?;
     let mut passes = Vec::new();
     for kernel in kernels {
         let list = [Launch::new(kernel.clone(), args.to_vec())];
@@ -306,6 +310,7 @@ fn fastest(team: &mut Team, kernels: &[Function], args: &[u64], bytes: u64, seco
         of_kernel.sort_by(f64::total_cmp);
         passes.push((of_kernel[0], of_kernel[of_kernel.len() / 2]));
     }
+    let round_trips = before.zip(team.round_trip()?).map(<[f64; 2]>::from);
     let least = |times: &mut dyn Iterator<Item = f64>| times.fold(f64::MAX, f64::min);
     #[allow(clippy::cast_precision_loss, reason = "sizes of memory are far below 2^53")]
     let size = bytes as f64;
@@ -313,6 +318,7 @@ fn fastest(team: &mut Team, kernels: &[Function], args: &[u64], bytes: u64, seco
         bytes,
         best: size / least(&mut passes.iter().map(|p| p.0)),
         median: size / least(&mut passes.iter().map(|p| p.1)),
+        round_trips,
     })
 }
 

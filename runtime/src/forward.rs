@@ -398,6 +398,16 @@ impl LocalModel {
         self.team.members()
     }
 
+    /// As [`Team::round_trip`] of the model's threads.
+    ///
+    /// # Errors
+    /// When the team lost a member.
+    pub fn round_trip(&mut self) -> Result<Option<f64>> {
+        let outcome = self.team.round_trip();
+        self.renew_team(&outcome)?;
+        outcome
+    }
+
     fn check_appends(&self, appends: &[Append<'_>]) -> Result<()> {
         for a in appends {
             let fail = |cause: String| Err(Error::Sequence { seq: a.seq.0, cause });

@@ -5,6 +5,7 @@ measures nothing, and every sentence about a result is computed from the numbers
 import datetime
 import statistics
 
+import placement
 from cases import parse_case
 from plot import rates_over_depth, ratio_bars
 from roof import BESIDE, KINDS
@@ -77,12 +78,29 @@ what the machine itself allows.
   their log-sum-exp. Attention is dense, keys and values have 16 bits, on both sides, but in rows that say otherwise: there the
   peer may round its keys and values to 8 bits, too (`cache=q8_0`).
 - **Numbers.** Median of the interleaved repeats ({repeats}), each side in a process of its own, the side that goes first alternating; the
-  ratio is taken pair by pair, in brackets the least and the greatest.
+  ratio is taken pair by pair, in brackets the least and the greatest.{_cores(good)}
 - **Roof.** Tokens per second if a step took only the longer of two times: reading its bytes once (the file's weights, keys and values),
   or computing its products (matrices in int8, attention in f32, over keys and values of int8 in int8). What a block's scales
   and minima need on the same units as its products is counted. Where a row attends to a part of the context, it is what that
   part and its choice need, chosen pages at the rate of scattered pieces. The rates were measured on the same CPUs before every
   repeat, with kernels of our own Kernel IR, and the median counts; see below."""
+
+
+def _cores(good):
+    """What is said about where the host ran the cores, if it is known of any row."""
+    placed = [r for _, r, _ in good if r.get("cores")]
+    if not placed:
+        return ""
+    trips = {state: [] for state in placement.WORDS}
+    for sample in (x for r in placed for side in r["samples"].values() for runs in side.values() for x in runs if x.get("round_trips")):
+        trips[placement.state(sample["round_trips"])] += sample["round_trips"]
+    seen = " and ".join(f"{1e9 * statistics.median(found):.0f} ns {placement.WORDS[s]}" for s, found in trips.items() if found and s != placement.MOVED)
+    moved = sum(r["moved_repeats"] for r in placed)
+    return f"""
+- **Cores.** The host of this machine may run its cores side by side, where they share a cache and their way to the memory, or apart,
+  and moves them at any time (seen: a line of memory goes from one to the other and back in {seen}, median). Both runs of a pair
+  had them in one state before and after, all pairs of a row in the same, and its roof was measured in it; the tables say in
+  which. {moved} pairs of {moved + sum(r["ratio"]["repeats"] for r in placed)} were left out for it."""
 
 
 def _doubts(good):
@@ -104,22 +122,24 @@ def _date(record):
 def _tables(good):
     parts = []
     for threads in sorted({t for _, _, t in good}, reverse=True):
+        placed = any(r.get("cores") for _, r, t in good if t == threads)
         lines = [
             f"## {_count(threads).capitalize()}",
             "",
-            "| model | case | inferc tok/s | llama.cpp tok/s | ratio [least, greatest] | target | met | share of roof (llama.cpp's) | bound by |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| model | case | inferc tok/s | llama.cpp tok/s | ratio [least, greatest] | target | met | share of roof (llama.cpp's) | bound by |"
+            + (" cores |" if placed else ""),
+            "|---|---|---|---|---|---|---|---|---|" + ("---|" if placed else ""),
         ]
         for row, record, t in good:
             if t == threads:
-                lines.append(_table_row(row, record))
+                lines.append(_table_row(row, record, placed))
         parts.append("\n".join(lines))
     if any(r["disturbed_repeats"] for _, r, _ in good):
         parts.append("Rows with * kept repeats during which others used the CPUs: an orientation, not a result.")
     return parts
 
 
-def _table_row(row, record):
+def _table_row(row, record, placed):
     share, ratio = record["share_of_roof"], record["ratio"]
     cells = [
         _short(row.model),
@@ -132,6 +152,8 @@ def _table_row(row, record):
         f"{100 * share['ours']:.0f} % ({100 * share['peer']:.0f} %)" if share["ours"] else "–",
         record["roof"]["bound"] if record["roof"] else "–",
     ]
+    if placed:
+        cells.append(placement.WORDS.get(record.get("cores"), "–"))
     return "| " + " | ".join(cells) + " |"
 
 

@@ -13,12 +13,14 @@
 //             and their log-sum-exp
 //   state     nothing is timed: computes a prompt and writes PREFIX.LENGTH for every length of --lengths
 // W tokens (decode), steps (branches), texts (score) or prompt tokens (prefill) are run first and not timed.
+// On several threads the result has the time that a line of memory needs between their cores and back, before and after.
 // Tokens are pseudo-random; nothing is sampled from the logits, which the other side of the comparison does do.
 
 #include "ggml-cpu.h"
 #include "llama.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -28,7 +30,10 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
+
+#include <sched.h>
 
 namespace {
 
@@ -78,6 +83,73 @@ bool either(const Options & options, const std::string & name, const char * yes,
 
 double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+struct alignas(128) Line {
+    std::atomic<unsigned> turn{ 0 };
+};
+
+/// Seconds that a line of memory needs from a core to another one and back, the shortest of some tries.
+double seconds_to(int first, int second) {
+    constexpr unsigned turns = 500;
+    double shortest = 1e9;
+    for (int attempt = 0; attempt < 4; attempt++) {
+        Line there, back;
+        const auto stay_on = [](int cpu) {
+            cpu_set_t set;
+            CPU_ZERO(&set);
+            CPU_SET(cpu, &set);
+            sched_setaffinity(0, sizeof(set), &set);
+        };
+        // A thread that has its core for itself never waits long; another one must not keep the core from its partner.
+        const auto wait = [](const Line & line, unsigned turn) {
+            for (unsigned looks = 0; line.turn.load() != turn; looks++) {
+                if (looks > 10000) {
+                    std::this_thread::yield();
+                }
+            }
+        };
+        std::thread partner([&] {
+            stay_on(second);
+            for (unsigned turn = 1; turn <= turns; turn++) {
+                wait(there, turn);
+                back.turn.store(turn);
+            }
+        });
+        std::thread caller([&] {
+            stay_on(first);
+            there.turn.store(1);
+            wait(back, 1);
+            const double start = now();
+            for (unsigned turn = 2; turn <= turns; turn++) {
+                there.turn.store(turn);
+                wait(back, turn);
+            }
+            shortest = std::min(shortest, (now() - start) / (turns - 1));
+        });
+        caller.join();
+        partner.join();
+    }
+    return shortest;
+}
+
+/// The longest round trip from the first core that this process may use to another one; 0 on one thread.
+double round_trip(int threads) {
+    cpu_set_t allowed;
+    if (threads < 2 || sched_getaffinity(0, sizeof(allowed), &allowed) != 0) {
+        return 0.0;
+    }
+    std::vector<int> cpus;
+    for (int cpu = 0; cpu < CPU_SETSIZE && int(cpus.size()) < threads; cpu++) {
+        if (CPU_ISSET(cpu, &allowed)) {
+            cpus.push_back(cpu);
+        }
+    }
+    double longest = 0.0;
+    for (size_t i = 1; i < cpus.size(); i++) {
+        longest = std::max(longest, seconds_to(cpus[0], cpus[i]));
+    }
+    return longest;
 }
 
 /// A model with its context, a batch, and a source of tokens.
@@ -353,12 +425,13 @@ void close(Peer & peer) {
 void measure(Peer & peer, const Options & options, const std::string & kind, bool unified) {
     const int n = number(options, "n", 8), prompt = number(options, "prompt", 512);
     const int gen = number(options, "gen", 64), warm = number(options, "warm", 0), length = number(options, "len", 128);
-    double seconds = 0.0, total = 0.0, ignored = 0.0;
+    double seconds = 0.0, total = 0.0, ignored = 0.0, before = 0.0;
     int tokens = 0;
     if (kind == "decode") {
         const int depth = number(options, "depth", 0);
         cached_prompt(peer, options, depth);
         decode_seconds(peer, depth, warm);
+        before = round_trip(peer.threads);
         seconds = decode_seconds(peer, depth, gen);
         tokens = gen;
     } else if (kind == "branches" || kind == "score") {
@@ -366,12 +439,14 @@ void measure(Peer & peer, const Options & options, const std::string & kind, boo
         spread_prompt(peer, n, prompt, unified);
         if (kind == "branches") {
             branch_seconds(peer, n, prompt, warm);
+            before = round_trip(peer.threads);
             seconds = branch_seconds(peer, n, prompt, gen);
             tokens = n * gen;
         } else {
             if (warm > 0) {
                 score_seconds(peer, std::min(n, warm), prompt, length, ignored);
             }
+            before = round_trip(peer.threads);
             seconds = score_seconds(peer, n, prompt, length, total);
             tokens = n * length;
             if (!(total < 0.0 && total > -1e12)) {
@@ -382,11 +457,16 @@ void measure(Peer & peer, const Options & options, const std::string & kind, boo
         if (warm > 0) {
             prefill_seconds(peer, warm);
         }
+        before = round_trip(peer.threads);
         seconds = prefill_seconds(peer, prompt);
         tokens = prompt;
     }
-    std::printf("{\"driver\": \"%s\", \"tokens\": %d, \"seconds\": %.9f, \"logprob\": %.3f}\n", kind.c_str(), tokens, seconds,
-                total);
+    const double after = round_trip(peer.threads);
+    std::printf("{\"driver\": \"%s\", \"tokens\": %d, \"seconds\": %.9f, \"logprob\": %.3f", kind.c_str(), tokens, seconds, total);
+    if (before > 0.0) {
+        std::printf(", \"round_trip_seconds\": [%.3e, %.3e]", before, after);
+    }
+    std::printf("}\n");
 }
 
 void quiet(ggml_log_level level, const char * line, void *) {

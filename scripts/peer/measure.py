@@ -2,7 +2,7 @@
 
 A measurement of a case is: measure the machine's roofs, choose the peer's fastest setting by short trials, then repeat ours
 and the peer's in turn (the side that goes first alternates, so that drift of the machine falls on both), each in a process of
-its own, pinned to the same CPUs. Takes a Session and cases; returns plain data for the report; prints nothing but progress.
+its own, pinned to the same CPUs, until enough turns ran with the host's cores in one state (see placement.py). Takes a Session and cases; returns plain data for the report; prints nothing but progress.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 
+import placement
 from cases import DEFAULT_GEN, Setting, ours_command, peer_command, roofs_command, settings_of, state_command, tool_command
 from machine import Busy, allowed_cpus, wait_until_quiet
 from roof import BESIDE, KINDS, pieces, queries, roof_of, working_sets
@@ -25,6 +26,10 @@ _AGAIN = 2
 # Settings within this factor of the fastest after that stay in the interleaved runs; the one with the best median is reported.
 _CLOSE = 0.9
 _MAX_SETTINGS = 2
+# Turns at most, in wanted repeats: the host may move the cores between the two sides of a turn, which says nothing then.
+_TURNS = 3
+# Further measurements of roofs, or profiles, where none was made with the cores as they were in the turns that count.
+_AGAIN_IN_STATE = 3
 
 
 class BenchError(Exception):
@@ -62,6 +67,7 @@ class Sample:
     tokens: int
     foreign_share: float
     rows: object = None
+    round_trips: object = None
 
     def plain(self):
         """For JSON."""
@@ -130,7 +136,7 @@ def parse_ours(text, case, share):
         mode = f"prefix={value['prefix']}" if case.many and "prefix" in value else ""
         if mode in found:
             raise BenchError(f"our side printed two results for {case}")
-        found[mode] = _checked("ours", case, Sample(rate, seconds, tokens, share, value.get("rows")))
+        found[mode] = _checked("ours", case, Sample(rate, seconds, tokens, share, value.get("rows"), value.get("round_trip_seconds")))
     if not found:
         raise BenchError(f"our side printed no result for {case}")
     return found
@@ -139,9 +145,10 @@ def parse_ours(text, case, share):
 def parse_peer(text, case, share):
     """Reads the peer's sample of a case: the driver's, or the last of llama-bench's runs, or of llama-batched-bench's (its
     decode part alone)."""
-    sample = None
+    sample, trips = None, None
     for value in json_values(text):
         try:
+            trips = value.get("round_trip_seconds", trips)
             if value.get("driver") == case.kind:
                 tokens, seconds = int(value["tokens"]), float(value["seconds"])
             elif case.kind == "branches" and "speed_tg" in value:
@@ -153,7 +160,7 @@ def parse_peer(text, case, share):
                 continue
         except (KeyError, TypeError, ValueError) as error:
             raise BenchError(f"the peer's result for {case} lacks a number: {error}") from error
-        sample = Sample(tokens / seconds if seconds > 0 else 0.0, seconds, tokens, share)
+        sample = Sample(tokens / seconds if seconds > 0 else 0.0, seconds, tokens, share, None, trips)
     if sample is None:
         raise BenchError(f"the peer printed no result for {case}")
     return _checked("the peer", case, sample)
@@ -216,23 +223,35 @@ def _measure_case(session, case, cases, progress):
     if "peer" in session.sides:
         settings, tried = _choose_setting(session, case, cases, gen, retries, progress)
 
-    ours, peers, roofs, disturbed = {}, {s: [] for s in settings}, [], 0
-    for turn in range(session.repeats):
-        if "ours" in session.sides:
+    turns, roofs = [], []
+    while True:
+        states = [state for state, _, _ in turns]
+        state, enough = placement.settled(states, session.repeats)
+        if enough or len(turns) >= _TURNS * session.repeats:
+            break
+        if "ours" in session.sides and len(roofs) < session.repeats:
             roofs.append(_measure_roofs(session, case, gen, progress))
-        progress(f"{case}: {turn + 1} of {session.repeats}")
+        progress(f"{case}: {max(map(states.count, states), default=0) + 1} of {session.repeats}")
         order = list(settings)
         if "ours" in session.sides:
-            order.insert(0 if turn % 2 == 0 else len(order), None)
+            order.insert(0 if len(turns) % 2 == 0 else len(order), None)
         runs, calm = retries.undisturbed(lambda sides=order: [x for s in sides for x in _one(session, case, s, gen)])
-        disturbed += not calm
-        for side, sample in runs:
-            (peers if isinstance(side, Setting) else ours).setdefault(side, []).append(sample)
-    record = _record(session, case, _median_rates(roofs), ours, peers, gen)
+        turns.append((placement.common(placement.state(sample.round_trips) for _, sample in runs), runs, calm))
+    state = state if enough else placement.most(states)
+    kept = [(runs, calm) for found, runs, calm in turns if found == state]
+    ours, peers = {}, {s: [] for s in settings}
+    for side, sample in (x for runs, _ in kept for x in runs):
+        (peers if isinstance(side, Setting) else ours).setdefault(side, []).append(sample)
+    for _ in range(_AGAIN_IN_STATE if roofs else 0):
+        if _measured_in(roofs, state):
+            break
+        roofs.append(_measure_roofs(session, case, gen, progress))
+    record = _record(session, case, _median_rates(roofs, state), ours, peers, gen)
     if "ours" in session.sides:
-        record["profile"] = measure_profile(session, case, record["ours_setting"], progress)
-    counts = {"disturbed_repeats": disturbed, "discarded_repeats": retries.used, "took_seconds": time.monotonic() - begun}
-    return {**record, **counts, "peer_settings_tried": tried}
+        record["profile"] = measure_profile(session, case, record["ours_setting"], progress, state)
+    counts = {"disturbed_repeats": sum(not calm for _, calm in kept), "discarded_repeats": retries.used}
+    counts |= {"cores": state, "moved_repeats": len(turns) - len(kept), "roof_cores": state if _measured_in(roofs, state) else None}
+    return {**record, **counts, "took_seconds": time.monotonic() - begun, "peer_settings_tried": tried}
 
 
 def _one(session, case, setting, gen):
@@ -317,24 +336,42 @@ def _choose_setting(session, case, cases, gen, retries, progress):
     return chosen, tried
 
 
-def _median_rates(roofs):
+# What was measured of reading, and what tells its points apart.
+_READING = {"read": ("bytes",), "scattered": ("bytes", "piece"), "attended": ("bytes", "kv", "queries", "piece")}
+
+
+def _median_rates(roofs, state=None):
     """Rates of several measurements of the machine as one: a shared host's memory is not as fast in one minute as in the next.
-    None when there is none."""
+    Of reading, those that were measured with the cores in this state, where there are such. None when there is none."""
     good = [r for r in roofs if r]
     if not good:
         return None
     names = [name for name in (f"{kind}_macs_per_second" for kind in (*KINDS, BESIDE)) if all(r.get(name) for r in good)]
     middle = {name: statistics.median(r[name] for r in good) for name in names}
-    fields = {"read": ("bytes",), "scattered": ("bytes", "piece"), "attended": ("bytes", "kv", "queries", "piece")}
-    return {**middle, **{kind: _median_points(good, kind, names) for kind, names in fields.items()}}
+    return {**middle, **{kind: _median_points(good, kind, names, state) for kind, names in _READING.items()}}
 
 
-def _median_points(roofs, kind, fields):
-    """The points of a kind that agree in these fields as one each."""
+def _points(roofs, kind, fields):
+    """The points of a kind by these fields."""
     found = {}
-    for point in (p for r in roofs for p in r.get(kind) or []):
-        found.setdefault(tuple(point[f] for f in fields), []).append(point["bytes_per_second"])
-    return [{**dict(zip(fields, at)), "bytes_per_second": statistics.median(rates)} for at, rates in found.items()]
+    for point in (p for r in roofs if r for p in r.get(kind) or []):
+        found.setdefault(tuple(point[f] for f in fields), []).append(point)
+    return found
+
+
+def _in_state(points, state):
+    return [p for p in points if placement.state(p.get("round_trip_seconds")) == state]
+
+
+def _measured_in(roofs, state):
+    """Whether every point of reading was measured with the cores in this state at least once."""
+    return all(_in_state(points, state) for kind, fields in _READING.items() for points in _points(roofs, kind, fields).values())
+
+
+def _median_points(roofs, kind, fields, state):
+    """The points of a kind that agree in these fields as one each."""
+    middle = lambda points: statistics.median(p["bytes_per_second"] for p in _in_state(points, state) or points)
+    return [{**dict(zip(fields, at)), "bytes_per_second": middle(points)} for at, points in _points(roofs, kind, fields).items()]
 
 
 def _measure_roofs(session, case, gen, progress):
@@ -355,20 +392,26 @@ def _measure_roofs(session, case, gen, progress):
     return None
 
 
-def measure_profile(session, case, mode, progress):
-    """Where a step of ours goes, kernel by kernel, in one run of its own; None when our binary cannot say."""
+def measure_profile(session, case, mode, progress, state=None):
+    """Where a step of ours goes, kernel by kernel, in one run of its own, where it can be had with the cores in this state; None
+    when our binary cannot say."""
     progress(f"{case}: ours, kernel by kernel")
     command = [*ours_command(session.inferc, session.model, session.threads, case), "--profile"]
-    try:
-        text, _ = run(session, command)
-    except BenchError as error:
-        print(f"bench-peer: no profile: {error}", file=sys.stderr)
-        return None
-    for value in json_values(text):
-        if value.get("case") == case.work and value.get("kernels") and mode in (None, f"prefix={value.get('prefix')}"):
-            return value["kernels"]
-    print("bench-peer: no profile: our binary printed none", file=sys.stderr)
-    return None
+    found = None
+    for _ in range(_AGAIN_IN_STATE):
+        try:
+            text, _ = run(session, command)
+        except BenchError as error:
+            print(f"bench-peer: no profile: {error}", file=sys.stderr)
+            return None
+        for value in json_values(text):
+            if value.get("case") == case.work and value.get("kernels") and mode in (None, f"prefix={value.get('prefix')}"):
+                found = value["kernels"]
+                if state is None or placement.state(value.get("kernels_round_trip_seconds")) == state:
+                    return found
+    if found is None:
+        print("bench-peer: no profile: our binary printed none", file=sys.stderr)
+    return found
 
 
 def check_driver(session, case, setting, cases, progress):

@@ -164,7 +164,7 @@ def measure(chosen, cache, path, say):
             if old and "error" not in old:
                 say(f"[{done + 1}/{len(rows)}] {row.model}: {row.case}: kernel by kernel")
                 session = sessions[row.model, threads]
-                old["profile"] = measure_profile(session, parse_case(row.case), old["ours_setting"], lambda text: None)
+                old["profile"] = measure_profile(session, parse_case(row.case), old["ours_setting"], lambda text: None, old.get("cores"))
                 _replace(path, json.dumps(cache, indent=1))
             continue
         together = [parse_case(r.case) for r, _ in rows if r.model == row.model]

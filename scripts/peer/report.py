@@ -2,6 +2,7 @@
 
 import json
 
+import placement
 from roof import BESIDE, KINDS
 
 FORMAT_VERSION = 2
@@ -29,6 +30,7 @@ def as_text(header, records):
     if measured:
         lines += ["", *_table(measured), ""]
         lines += [_settings(r) for r in measured if r["peer_setting"] or r["ours_setting"]]
+        lines += [f"{r['case']}: cores {placement.WORDS[r['cores']]}" for r in measured if r["cores"]]
         lines += _roofs(measured)
         lines += _notes(measured)
     lines += [f"\n{r['case']} failed: {r['error']}" for r in records if "error" in r]
@@ -105,7 +107,9 @@ def _notes(records):
         "file and 16-bit keys and values, each once) and computing its products (matrices in int8, attention in f32), at rates that",
         "were measured on the same CPUs just before.",
     ]
-    discarded, disturbed = (sum(r[k] for r in records) for k in ("discarded_repeats", "disturbed_repeats"))
+    discarded, disturbed, moved = (sum(r[k] for r in records) for k in ("discarded_repeats", "disturbed_repeats", "moved_repeats"))
+    if moved:
+        notes.append(f"{moved} repeats were left out because the host moved the cores (side by side or apart).")
     if discarded:
         notes.append(f"{discarded} runs were discarded because others used the CPUs meanwhile.")
     if disturbed:

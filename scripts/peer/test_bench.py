@@ -23,6 +23,7 @@ import machine
 import measure
 import model
 import performance
+import placement
 import plot
 import roof
 import suite
@@ -36,6 +37,11 @@ import json, os, sys
 args = sys.argv[1:]
 name = os.path.basename(sys.argv[0])
 def after(flag): return args[args.index(flag) + 1]
+def trips():
+    apart = os.environ.get("APART")
+    if apart is None: return {}
+    runs = sum(l.startswith(name + " ") and "--roofs" not in l and "--case state" not in l for l in open(os.environ["LOG"]))
+    return {"round_trip_seconds": [1e-7, 1e-7 if str(runs) not in apart.split(",") else 5e-7]}
 with open(os.environ["LOG"], "a") as log: log.write(" ".join([name, *args, str(sorted(os.sched_getaffinity(0)))]) + "\\n")
 if name == "inferc" and "--roofs" in args:
     sizes = [int(args[i + 1]) for i, a in enumerate(args) if a == "--bytes"]
@@ -56,6 +62,7 @@ elif name == "inferc":
         row = {"case": case, "prefix": prefix, "tokens_per_second": rate, "seconds": tokens / rate, "tokens": tokens}
         times = (("qkv.q4_1", 0.001, 2e7), ("down.q4_1", 0.0005, 1e7), ("attend", 1 / rate, 0), ("draw", 0.0001, 0))
         kernels = [{"name": n, "launches_per_step": 1, "seconds_per_step": t, "weight_bytes_per_step": b} for n, t, b in times]
+        row |= trips()
         print(json.dumps({**row, "kernels": kernels} if "--profile" in args else row))
 elif name == "llama-bench":
     p, n = int(after("-p")), int(after("-n"))
@@ -71,7 +78,7 @@ else:
     if rate == 100 and after("--repack") == "off": rate = 95
     tokens = {"decode": lambda: int(after("--gen")), "prefill": lambda: int(after("--prompt")),
         "branches": lambda: int(after("--n")) * int(after("--gen")), "score": lambda: int(after("--n")) * int(after("--len"))}[kind]()
-    print("\\n" + json.dumps({"driver": kind, "tokens": tokens, "seconds": tokens / rate, "logprob": -1.0}) + "\\n")
+    print("\\n" + json.dumps({"driver": kind, "tokens": tokens, "seconds": tokens / rate, "logprob": -1.0, **trips()}) + "\\n")
 """
 
 
@@ -197,6 +204,14 @@ class Machine(unittest.TestCase):
         for text in ("", "a", "3-1", "1,1", "0-99999999"):
             with self.assertRaises(ValueError, msg=text):
                 machine.parse_cpus(text)
+
+    def test_cores_are_side_by_side_or_apart(self):
+        near, apart = [1e-7, 9e-8], [4.3e-7, 9e-7]
+        self.assertEqual([placement.state(t) for t in (near, apart, [near[0], apart[0]], None)], ["near", "apart", "moved", None])
+        self.assertEqual((placement.common(["near", "near"]), placement.common(["near", "apart"]), placement.common([None])), ("near", "moved", None))
+        self.assertEqual(placement.settled(["apart", "moved", "near", "moved", "near"], 2), ("near", True))
+        self.assertEqual((placement.settled([None], 1), placement.settled(["moved"] * 3, 2)), ((None, True), (None, False)))
+        self.assertEqual((placement.most(["moved", "moved", "apart"]), placement.most(["moved"])), ("apart", "moved"))
 
     def test_own_work_is_not_foreign(self):
         meter = machine.Busy(sorted(os.sched_getaffinity(0)))
@@ -341,6 +356,14 @@ class Roof(unittest.TestCase):
         middle = measure._median_rates([rates(1, bf16_macs_per_second=5e9), rates(1, bf16_macs_per_second=7e9)])
         self.assertEqual(middle["bf16_macs_per_second"], 6e9)
         self.assertIsNone(measure._median_rates([None]))
+        # Where the cores' state is known, rates of reading are those of the state.
+        def read(rate, trip):
+            return rates(1, read=[{"bytes": 8, "bytes_per_second": rate, "round_trip_seconds": [trip, trip]}], scattered=[], attended=[])
+
+        roofs = [read(90, 4e-7), read(50, 1e-7), read(54, 1e-7), read(95, 4e-7)]
+        for state, rate in (("near", 52), ("apart", 92.5), ("moved", 72)):
+            self.assertEqual(measure._median_rates(roofs, state)["read"][0]["bytes_per_second"], rate)
+            self.assertEqual(measure._measured_in(roofs, state), state != "moved")
 
 
 class Parsing(unittest.TestCase):
@@ -492,6 +515,20 @@ class WholeRun(StandIns):
             self.assertEqual(record["peer"]["repeats"], 3)
             self.assertEqual((record["discarded_repeats"], record["disturbed_repeats"]), (discarded, disturbed))
             self.assertLessEqual(record["disturbance"]["max"], 0.9 if disturbed else 0.5)
+
+    def test_a_pair_counts_only_where_the_cores_stayed(self):
+        only = ("--case", "prefill:n=512", "--peer-setting", "fa=on,repack=on", "--repeats", "2", "--format", "json")
+        # Runs of either side that end with the cores elsewhere; turns that are left out.
+        for apart, moved, kept in (("", 0, 2), ("2", 1, 2), (",".join(map(str, range(99))), 0, 6)):
+            self.environment["APART"] = apart
+            record = json.loads(self.run_bench(*only)[1])["cases"][0]
+            state = ("moved" if kept > 2 else "near", moved, kept)
+            self.assertEqual((record["cores"], record["moved_repeats"], record["ratio"]["repeats"]), state)
+            os.remove(self.log)
+        self.environment["APART"] = "2"
+        _, out, _ = self.run_bench(*only[:-2])
+        self.assertIn("prefill:n=512: cores side by side", out)
+        self.assertIn("1 repeats were left out because the host moved the cores", out)
 
     def test_one_side_alone(self):
         code, out, _ = self.run_bench("--repeats", "1", "--only", "peer", "--case", "decode:depth=0")

@@ -294,10 +294,11 @@ fn kernels(args: &BenchArgs) -> Result<u8> {
                     "tokens_per_second": rate(best), "median_tokens_per_second": rate(median), "seconds": best.seconds,
                     "tokens": best.tokens, "rows": best.tokens / best.steps.max(1), "threads": schedule.threads,
                     "weight_bytes": weight_bytes, "prologues": schedule.prologue.name(),
-                    "row_block": schedule.row_block,
+                    "row_block": schedule.row_block, "round_trip_seconds": best.round_trips,
                 });
                 if let Some((run, kernels)) = profile {
                     row["kernels"] = kernels.iter().map(|k| kernel_json(run, k)).collect();
+                    row["kernels_round_trip_seconds"] = json!(run.round_trips);
                 }
                 print(&format!("{row}\n"));
             }
@@ -367,14 +368,17 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
             "backend": machine.backend.name(),
             "read": found.read.iter().map(|r| json!({
                 "bytes": r.bytes, "bytes_per_second": r.best, "median_bytes_per_second": r.median,
+                "round_trip_seconds": r.round_trips,
             })).collect::<Vec<_>>(),
             "scattered": found.scattered.iter().map(|s| json!({
                 "bytes": s.read.bytes, "piece": s.piece,
                 "bytes_per_second": s.read.best, "median_bytes_per_second": s.read.median,
+                "round_trip_seconds": s.read.round_trips,
             })).collect::<Vec<_>>(),
             "attended": found.attended.iter().map(|a| json!({
                 "bytes": a.read.bytes, "kv": a.kv.name(), "queries": a.queries, "piece": a.piece,
                 "bytes_per_second": a.read.best, "median_bytes_per_second": a.read.median,
+                "round_trip_seconds": a.read.round_trips,
             })).collect::<Vec<_>>(),
             "int8_macs_per_second": found.int8_macs, "int8_scaled_macs_per_second": found.int8_scaled_macs,
             "int8_scaled_min_macs_per_second": found.int8_scaled_min_macs, "f32_macs_per_second": found.f32_macs,
@@ -384,7 +388,12 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
             let mut out = format!("{} threads\n", machine.threads);
             let mut reading = |r: &roofs::Read, how: &str| {
                 let (size, best, median) = (r.bytes as f64 / 1e6, r.best / 1e9, r.median / 1e9);
-                out.push_str(&format!("reading {size:>8.1} MB {best:>10.1} GB/s best {median:>10.1} median{how}\n"));
+                let between = r.round_trips.map_or(String::new(), |[before, after]| {
+                    format!("; a line there and back {} to {}", seconds(before.min(after)), seconds(before.max(after)))
+                });
+                out.push_str(&format!(
+                    "reading {size:>8.1} MB {best:>10.1} GB/s best {median:>10.1} median{how}{between}\n"
+                ));
             };
             for r in &found.read {
                 reading(r, "");

@@ -9,12 +9,13 @@ use std::process::Command;
 
 const CRATES: [&str; 5] = ["ir", "dsl", "optimizer", "codegen", "runtime"];
 
-/// Files that may hold unsafe code: memory maps, machine code, threads on raw buffers.
+/// Files that may hold unsafe code: memory maps, machine code, threads on raw buffers, instructions that are tried.
 const UNSAFE: &[&str] = &[
     "codegen/tests/backends/amx.rs",
     "codegen/tests/backends/native.rs",
     "codegen/tests/lower/speed.rs",
     "runtime/src/device/cpu.rs",
+    "runtime/src/device/extensions.rs",
     "runtime/src/gguf.rs",
     "runtime/tests/files_gguf.rs",
 ];

@@ -1,6 +1,7 @@
 //! What this machine offers to us: instruction sets, cores we may use, memory. Reads `/proc` and `/sys`; measures nothing.
 
-use super::cpu::{Tiles, allowed_cpus, tiles};
+use super::cpu::allowed_cpus;
+use super::extensions::{Tiles, tiles};
 use ir::target::Isa;
 
 /// A machine as seen from this process.
