@@ -22,7 +22,7 @@ use ir::model::Model;
 use ir::plan::PrefixMode;
 use ir::program::{
     Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, PAGE, PICK_WORDS, Program, STAT_BLOCK,
-    STAT_WORDS, mask_bytes,
+    STAT_WORDS, Source, mask_bytes,
 };
 use ir::tensor::DType;
 use std::collections::BTreeMap;
@@ -303,8 +303,17 @@ impl LocalModel {
                 Arg::Summary(layer) => store.summary(*layer as usize),
                 Arg::ScratchStride => stride,
             };
+            let matrix = |arg: &Arg| match arg {
+                Arg::Weight(w, offset) if !matches!(program.weights[*w as usize].source, Source::Vector { .. }) => {
+                    let size = weights::bytes(&program.weights[*w as usize])? as u64;
+                    Some((word(arg), size.saturating_sub(*offset)))
+                }
+                _ => None,
+            };
             let one = |l: &ir::program::Launch| {
-                Launch::new(loaded.functions[l.kernel as usize].clone(), l.args.iter().map(word).collect())
+                let function = loaded.functions[l.kernel as usize].clone();
+                Launch::new(function, l.args.iter().map(word).collect())
+                    .dividing(l.args.iter().filter_map(matrix).collect())
             };
             launches.iter().map(one).collect()
         };

@@ -122,6 +122,7 @@ fn dims(model: &Model, s: &ModelSchedule) -> Result<Dims, Error> {
     let blocking = Blocking {
         rows: i64::from(s.row_block),
         prefetch: i64::from(s.prefetch),
+        threads: s.threads > 1,
         numerics: s.numerics,
         tile_from: i64::from(s.tile_from),
     };

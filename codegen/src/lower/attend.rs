@@ -13,6 +13,7 @@ use super::{Dims, item_words, row_words, step_words};
 use ir::kernel::{Cache, Cmp, Mem, Split};
 use ir::program::{Buf, CHUNK, GROUP, PAGE};
 use ir::schedule::KvFormat;
+use std::iter;
 
 /// Bytes of one query's scores of a page. A page's scores of all queries taken together follow each other, so that the sum
 /// over values reads them as one stream.
@@ -38,6 +39,9 @@ const MOST_COPIED: i64 = 2 * CHAINS;
 const SUMS: i64 = 28;
 /// Bytes between a read of keys or values and its prefetch.
 const AHEAD: i64 = 8192;
+/// The same of one row's prefetch into the second cache: what the first cache drops is near then (a twentieth of a step after
+/// 7900 tokens on one thread of Zen 5, a fiftieth on two; 8 and 10 KiB gain nothing, 20 a third of it).
+const FAR: i64 = 14336;
 
 /// How many vectors of keys or values are taken together, a power of two, so that `queries` of them keep the units busy.
 ///
@@ -181,6 +185,13 @@ impl Chunk {
     pub(super) fn cache(&self) -> Cache {
         if self.n == 1 { Cache::First } else { Cache::Second }
     }
+}
+
+/// The page to prefetch while `page` is read: so far ahead that no page of a chunk of few `pages` is passed over.
+fn ahead(b: &mut Build, page: Int, further: i64, pages: Int) -> Int {
+    let most = b.int(further);
+    let most = b.min(most, pages);
+    b.add(page, most)
 }
 
 /// Which bytes of a page of values one of `count` parts of the loop over keys asks for, in the order of addresses: where they
@@ -389,9 +400,9 @@ impl Attend<'_> {
         After { table, last, head }
     }
 
-    /// Where to prefetch while page `page` of the chunk's keys is read: [`AHEAD`] further on in keys, then values.
-    pub(super) fn behind_keys(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int) -> Int {
-        let ahead = self.ahead(b, page, pages);
+    /// Where to prefetch while page `page` of the chunk's keys is read: so many pages further on in keys, then values.
+    pub(super) fn behind_keys(&self, b: &mut Build, c: &Chunk, (page, further): (Int, i64), pages: Int) -> Int {
+        let ahead = ahead(b, page, further, pages);
         let last = b.add_const(pages, -1);
         let value = b.sub(ahead, pages);
         let value = b.min(value, last);
@@ -405,8 +416,15 @@ impl Attend<'_> {
 
     /// The same while values are read: further on in values, then in the keys of the item's next chunk, whose pages end
     /// at `next`, or of the next unit.
-    pub(super) fn behind_values(&self, b: &mut Build, c: &Chunk, page: Int, pages: Int, next: Int) -> Int {
-        let ahead = self.ahead(b, page, pages);
+    pub(super) fn behind_values(
+        &self,
+        b: &mut Build,
+        c: &Chunk,
+        (page, further): (Int, i64),
+        pages: Int,
+        next: Int,
+    ) -> Int {
+        let ahead = ahead(b, page, further, pages);
         let last = b.add_const(next, -1);
         let at = b.min(ahead, last);
         let at = self.page(b, c, at);
@@ -425,11 +443,11 @@ impl Attend<'_> {
         (AHEAD / self.dims.block_bytes()).max(1)
     }
 
-    /// The page to prefetch while `page` is read: so far ahead that no page of a chunk of few `pages` is passed over.
-    fn ahead(&self, b: &mut Build, page: Int, pages: Int) -> Int {
-        let most = b.int(self.pages_ahead());
-        let most = b.min(most, pages);
-        b.add(page, most)
+    /// How many pages ahead of their reads keys and values of 16 bits are asked for, and into which cache.
+    fn requests(&self, c: &Chunk) -> impl Iterator<Item = (i64, Cache)> {
+        let (near, far) = (self.pages_ahead(), FAR / self.dims.block_bytes());
+        let twice = c.cache() == Cache::First && far > near;
+        iter::once((near, c.cache())).chain(twice.then_some((far, Cache::Second)))
     }
 
     /// Where a turn of the loop over dimensions, at the queries' byte `d`, asks for the pages `soon`: as many bytes as it
@@ -507,18 +525,22 @@ impl Attend<'_> {
                         self.page(b, c, p)
                     })
                     .collect();
-                let soon: Vec<Int> =
-                    numbers.iter().filter(|_| prefetch).map(|&p| self.behind_keys(b, c, p, pages)).collect();
+                let mut soon = Vec::new();
+                for (further, cache) in self.requests(c).filter(|_| prefetch) {
+                    let places: Vec<Int> =
+                        numbers.iter().map(|&p| self.behind_keys(b, c, (p, further), pages)).collect();
+                    soon.push((places, cache));
+                }
                 let none = b.vf(0.0);
                 let sums: Vec<Vec<Var<Vf>>> =
                     (0..wide).map(|_| queries.iter().map(|_| b.var(none)).collect()).collect();
                 b.for_to(4 * dims.head_dim, 4 * UNROLL, |b, d| {
                     let q_at = b.add(base, d);
                     let k_at: Vec<Int> = keys.iter().map(|&k| b.scale_add(d, page_row / 4, k)).collect();
-                    if prefetch {
-                        let next = self.in_order(b, &soon, d);
+                    for (places, cache) in &soon {
+                        let next = self.in_order(b, places, d);
                         for line in (0..wide * UNROLL * page_row).step_by(64) {
-                            b.prefetch(self.keys.at(next, line), c.cache());
+                            b.prefetch(self.keys.at(next, line), *cache);
                         }
                     }
                     for step in 0..UNROLL {
@@ -635,7 +657,10 @@ impl Attend<'_> {
                 let zero = b.int(0);
                 b.for_(zero, pages, 1, |b, page| {
                     let values = self.page(b, c, page);
-                    let soon = (block == 0 && first == 0).then(|| self.behind_values(b, c, page, pages, next));
+                    let mut soon = Vec::new();
+                    for (further, cache) in self.requests(c).filter(|_| block == 0 && first == 0) {
+                        soon.push((self.behind_values(b, c, (page, further), pages, next), cache));
+                    }
                     if first == 0 {
                         self.weigh(b, c, &queries, page);
                     }
@@ -644,11 +669,11 @@ impl Attend<'_> {
                     let count = parts.len() as i64;
                     for (part, sums) in (0..).zip(parts) {
                         b.for_to(PAGE as i64, UNROLL, |b, key| {
-                            if let Some(soon) = soon {
+                            for &(soon, cache) in &soon {
                                 let (from, size) = stretch(dims, UNROLL, (part, count));
                                 let soon = b.scale_add(key, size / UNROLL, soon);
                                 for line in (from..from + size).step_by(64) {
-                                    b.prefetch(self.keys.at(soon, line), c.cache());
+                                    b.prefetch(self.keys.at(soon, line), cache);
                                 }
                             }
                             let v_at = b.scale_add(key, row_bytes, values);

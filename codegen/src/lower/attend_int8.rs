@@ -134,7 +134,7 @@ impl Attend<'_> {
                     .collect();
                 let mut soon = Vec::new();
                 if block == 0 {
-                    soon.extend(numbers.iter().map(|&p| self.behind_keys(b, c, p, pages)));
+                    soon.extend(numbers.iter().map(|&p| self.behind_keys(b, c, (p, self.pages_ahead()), pages)));
                     soon.extend(numbers.iter().filter_map(|&p| self.again(b, c, (p, wide), pages)));
                     for &next in &soon {
                         b.prefetch(self.keys.at(next, dims.scales()), c.cache());
@@ -217,7 +217,7 @@ impl Attend<'_> {
                 b.for_(zero, pages, 1, |b, page| {
                     let values = self.page(b, c, page);
                     if block == 0 && first == 0 {
-                        let soon = self.behind_values(b, c, page, pages, next);
+                        let soon = self.behind_values(b, c, (page, self.pages_ahead()), pages, next);
                         for line in (0..dims.block_bytes()).step_by(64) {
                             b.prefetch(self.keys.at(soon, line), c.cache());
                         }

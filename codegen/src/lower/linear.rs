@@ -30,6 +30,8 @@ pub(super) struct Blocking {
     pub(super) rows: i64,
     /// Prefetch distance in bytes, 0 for none.
     pub(super) prefetch: i64,
+    /// Several threads read at once.
+    pub(super) threads: bool,
     /// Arithmetic.
     pub(super) numerics: Numerics,
     /// Rows from which a product of the class int8 per channel goes through tiles, 1 to 16; 0: never.
@@ -187,7 +189,7 @@ impl Matrix {
         to: Results,
     ) {
         let sums = channel_tiles::declare(b);
-        let product = |r| Product { weights: self.place, tile, rows, r, prefetch: how.prefetch };
+        let product = |r| Product { weights: self.place, tile, rows, r, how };
         let none = b.int(0);
         let taken = b.var(none);
         let [one, two] = [how.tile_from, TILE_ROWS + how.tile_from].map(|least| b.int(least));
@@ -243,7 +245,7 @@ impl Matrix {
     /// Exactly `r` rows, the first at byte `start`.
     #[allow(clippy::too_many_arguments, reason = "the operands of one product")]
     fn body(&self, b: &mut Build, how: Blocking, r: i64, tile: Int, rows: Rows<'_>, start: Int, to: Results) {
-        let product = Product { weights: self.place, tile, rows, r, prefetch: how.prefetch };
+        let product = Product { weights: self.place, tile, rows, r, how };
         let sums = match self.resident {
             Resident::Int8Channel(_) => product.channel(b, start),
             Resident::Stored(dtype) => match (dtype.tile(), how.numerics) {
@@ -265,7 +267,7 @@ pub(super) struct Product<'a> {
     pub(super) tile: Int,
     pub(super) rows: Rows<'a>,
     pub(super) r: i64,
-    pub(super) prefetch: i64,
+    pub(super) how: Blocking,
 }
 
 /// Scales that hold for a superblock.
@@ -277,11 +279,18 @@ struct Header {
 
 impl Product<'_> {
     /// Asks for the line of weights that the one at `offset` from byte `w` foretells, where lines are asked for at all. Rows
-    /// of their own take up the first cache, one or two leave it free for what is read once.
+    /// of their own take up the first cache, one or two leave it free for what is read once. Threads that share their way to
+    /// the memory wait longer for a line, and of more requests the first cache drops some: the second is asked, too.
     pub(super) fn ask(&self, b: &mut Build, w: Int, offset: i64) {
-        if self.prefetch > 0 {
-            let into = if self.r > 2 { Cache::Second } else { Cache::First };
-            b.prefetch(self.weights.at(w, self.prefetch + offset), into);
+        if self.how.prefetch > 0 {
+            let at = self.weights.at(w, self.how.prefetch + offset);
+            let first = self.r <= 2;
+            if first {
+                b.prefetch(at, Cache::First);
+            }
+            if !first || self.how.threads {
+                b.prefetch(at, Cache::Second);
+            }
         }
     }
 

@@ -214,13 +214,65 @@ impl Function {
 pub struct Launch {
     function: Function,
     args: Box<[u64]>,
+    /// Addresses and bytes of what it reads and the members divide, in the order in which they do.
+    divided: Box<[(u64, u64)]>,
 }
 
 impl Launch {
     /// Binds arguments. See the head of this file for what the caller promises.
     #[must_use]
     pub fn new(function: Function, args: Vec<u64>) -> Self {
-        Self { function, args: args.into_boxed_slice() }
+        Self { function, args: args.into_boxed_slice(), divided: Box::default() }
+    }
+
+    /// Names what the launch reads and its members divide evenly, in the order in which they do: addresses and bytes. A member
+    /// that waits for the launch to begin asks for the beginning of its part; where that is not its part, it asks in vain.
+    #[must_use]
+    pub fn dividing(mut self, parts: Vec<(u64, u64)>) -> Self {
+        self.divided = parts.into_boxed_slice();
+        self
+    }
+
+    /// What a member reads first.
+    fn first_reads(&self, member: usize, members: usize) -> Lines {
+        let all: u64 = self.divided.iter().map(|(_, bytes)| bytes).sum();
+        let mut at = all / members as u64 * member as u64;
+        for &(start, bytes) in &self.divided {
+            if at < bytes {
+                let next = (start + at) & !63;
+                return Lines { next, end: next + WAITING.min(bytes - at) };
+            }
+            at -= bytes;
+        }
+        Lines { next: 0, end: 0 }
+    }
+}
+
+/// Bytes that a waiting member asks for at most, far less than a second cache has.
+const WAITING: u64 = 128 << 10;
+
+/// Lines of memory that are asked for one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lines {
+    next: u64,
+    end: u64,
+}
+
+impl Lines {
+    /// Has the second cache ask for some lines; without them, or on other processors, does nothing.
+    fn ask(&mut self) {
+        const TOGETHER: u64 = 4;
+        for _ in 0..TOGETHER {
+            if self.next < self.end {
+                // SAFETY: a request reads nothing and faults at no address.
+                #[cfg(target_arch = "x86_64")]
+                unsafe {
+                    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+                    _mm_prefetch::<_MM_HINT_T1>(self.next as *const i8);
+                }
+                self.next += 64;
+            }
+        }
     }
 }
 
@@ -248,8 +300,11 @@ impl Shared {
             for (i, launch) in list.iter().enumerate() {
                 // SAFETY: the promise at the head of this file.
                 unsafe { (launch.function.entry)(launch.args.as_ptr(), member as i64, self.members as i64) };
-                if i + 1 < list.len() && self.members > 1 && !self.barrier.meet() {
-                    return;
+                if let Some(next) = list.get(i + 1).filter(|_| self.members > 1) {
+                    let mut reads = next.first_reads(member, self.members);
+                    if !self.barrier.meet(|| reads.ask()) {
+                        return;
+                    }
                 }
             }
         }));
@@ -584,6 +639,23 @@ mod tests {
             // Nothing crosses a chip in a nanosecond; members that share a core wait for turns on it.
             assert!((1e-9..1.0).contains(&seconds), "{members} members: {seconds} s");
         }
+    }
+
+    #[test]
+    fn a_waiting_member_asks_for_the_beginning_of_its_part() {
+        let launch = Launch::new(Function::native(stall), vec![]);
+        assert_eq!(launch.first_reads(1, 2), Lines { next: 0, end: 0 }, "nothing is divided");
+        let launch = launch.dividing(vec![(4096, 3 << 10), (1 << 20, 1 << 20)]);
+        let half = ((1 << 20) + (3 << 10)) / 2 - (3 << 10);
+        assert_eq!(launch.first_reads(0, 2), Lines { next: 4096, end: 4096 + (3 << 10) });
+        let second = (1 << 20) + half;
+        assert_eq!(launch.first_reads(1, 2), Lines { next: second, end: second + WAITING });
+        let mut lines = Lines { next: 64, end: 400 };
+        lines.ask();
+        assert_eq!(lines.next, 320);
+        lines.ask();
+        lines.ask();
+        assert_eq!(lines.next, 448, "no line behind the end");
     }
 
     #[test]

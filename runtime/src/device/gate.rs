@@ -40,10 +40,16 @@ impl Gate {
 
     /// Returns when the number is no longer `old`. Everything written before the matching [`Gate::advance`] is visible.
     pub fn wait(&self, old: u32) {
+        self.wait_meanwhile(old, || ());
+    }
+
+    /// As [`Gate::wait`], with something short to do between looks, as long as the core is not offered to others.
+    pub fn wait_meanwhile(&self, old: u32, mut meanwhile: impl FnMut()) {
         for _ in 0..SPIN {
             if self.now() != old {
                 return;
             }
+            meanwhile();
             std::hint::spin_loop();
         }
         let start = Instant::now();
@@ -82,9 +88,10 @@ impl Barrier {
         Self { members, arrived: Arrived::default(), gate: Gate::default(), poison: AtomicU32::new(0) }
     }
 
-    /// Waits for the others. `false`: the barrier was poisoned, some member will never come.
+    /// Waits for the others, `meanwhile` as in [`Gate::wait_meanwhile`]. `false`: the barrier was poisoned, some member will
+    /// never come.
     #[must_use]
-    pub fn meet(&self) -> bool {
+    pub fn meet(&self, meanwhile: impl FnMut()) -> bool {
         // Read before the poison: a poisoning after this read moves the gate past `old`.
         let old = self.gate.now();
         if self.is_poisoned() {
@@ -94,7 +101,7 @@ impl Barrier {
             self.arrived.0.store(0, SeqCst);
             self.gate.advance();
         } else {
-            self.gate.wait(old);
+            self.gate.wait_meanwhile(old, meanwhile);
         }
         !self.is_poisoned()
     }
@@ -132,10 +139,10 @@ mod tests {
                             std::thread::sleep(Duration::from_millis(2));
                         }
                         count.fetch_add(1, SeqCst);
-                        assert!(barrier.meet());
+                        assert!(barrier.meet(|| ()));
                         let seen = count.load(SeqCst);
                         assert!(seen >= u64::from(members) * (round + 1), "round {round}: {seen}");
-                        assert!(barrier.meet());
+                        assert!(barrier.meet(|| ()));
                     }
                 });
             }
@@ -146,11 +153,11 @@ mod tests {
     fn poison_releases_sleepers() {
         let barrier = Barrier::new(3);
         std::thread::scope(|s| {
-            let waiting = s.spawn(|| barrier.meet());
+            let waiting = s.spawn(|| barrier.meet(|| ()));
             std::thread::sleep(Duration::from_millis(5));
             barrier.poison();
             assert!(!waiting.join().expect("the waiter returns"));
-            assert!(!barrier.meet());
+            assert!(!barrier.meet(|| ()));
         });
     }
 }
