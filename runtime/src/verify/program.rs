@@ -128,17 +128,18 @@ pub fn side_by_side<W: Sync, R: Send>(work: &[W], at_once: usize, does: &(dyn Fn
         return work.iter().map(does).collect();
     }
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some((i, piece)) =
-                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, work.get(i)?)))
-                {
-                    let result = does(piece);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push((i, result));
-                }
-            });
+    let pieces = || {
+        while let Some((i, piece)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, work.get(i)?))) {
+            let result = does(piece);
+            done.lock().unwrap_or_else(PoisonError::into_inner).push((i, result));
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // Where the system gives no thread, the others do its part.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, pieces);
+        }
+        pieces();
     });
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(i, _)| *i);
@@ -221,13 +222,17 @@ impl Program {
             .map_err(|cause| VerifyError::Start { program: name.to_owned(), cause })?;
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         restrain(group, answers, limits);
-        if let Some(mut stdin) = child.stdin.take() {
+        let stdin = child.stdin.take();
+        // From here on an early return ends it.
+        let program = Self { child, group, started: Instant::now() };
+        if let Some(mut stdin) = stdin {
             // Its own thread: a program that does not read must not hold us. A broken pipe is its own business.
-            std::thread::spawn(move || {
+            beside(move || {
                 let _ = stdin.write_all(input.as_bytes());
-            });
+            })
+            .map_err(|cause| VerifyError::Start { program: name.to_owned(), cause })?;
         }
-        Ok(Self { child, group, started: Instant::now() })
+        Ok(program)
     }
 
     /// Its end, if it has ended; then whoever of the group still holds the pipe is killed, so that the pipe ends too.
@@ -240,10 +245,10 @@ impl Program {
     }
 
     /// Its output, read on a thread of its own: whole, or `Err` when there is too much of it.
-    fn output(&mut self, most: usize) -> mpsc::Receiver<Result<Vec<u8>, ()>> {
+    fn output(&mut self, most: usize) -> std::io::Result<mpsc::Receiver<Result<Vec<u8>, ()>>> {
         let (send, output) = mpsc::channel();
         if let Some(mut stdout) = self.child.stdout.take() {
-            std::thread::spawn(move || {
+            beside(move || {
                 let (mut kept, mut block) = (Vec::new(), [0u8; 8192]);
                 while let Ok(n @ 1..) = stdout.read(&mut block) {
                     kept.extend_from_slice(&block[..n]);
@@ -253,17 +258,17 @@ impl Program {
                     }
                 }
                 let _ = send.send(Ok(kept));
-            });
+            })?;
         }
-        output
+        Ok(output)
     }
 
     /// Its lines that are not blank as they come, read on a thread of its own; `Err` when one is too long.
-    fn output_lines(&mut self, most: usize) -> mpsc::Receiver<Result<Vec<u8>, ()>> {
+    fn output_lines(&mut self, most: usize) -> std::io::Result<mpsc::Receiver<Result<Vec<u8>, ()>>> {
         // Bounded, so that a program that prints without end waits for us.
         let (send, output) = mpsc::sync_channel(64);
         if let Some(mut stdout) = self.child.stdout.take() {
-            std::thread::spawn(move || {
+            beside(move || {
                 let (mut line, mut block) = (Vec::new(), [0u8; 8192]);
                 let blank = |line: &[u8]| line.iter().all(u8::is_ascii_whitespace);
                 while let Ok(n @ 1..) = stdout.read(&mut block) {
@@ -285,15 +290,18 @@ impl Program {
                 if !blank(&line) {
                     let _ = send.send(Ok(line));
                 }
-            });
+            })?;
         }
-        output
+        Ok(output)
     }
 
     /// Waits until it ends or a limit is met, and judges.
     fn one_verdict(&mut self, bounds: &Bounds<'_>) -> Verdict {
         let limits = &bounds.limits;
-        let output = self.output(limits.output);
+        let output = match self.output(limits.output) {
+            Ok(output) => output,
+            Err(cause) => return Verdict::Inconclusive(unread(&cause)),
+        };
         let mut printed = None;
         let mut pause = Duration::from_micros(200);
         loop {
@@ -322,7 +330,10 @@ impl Program {
     /// Waits for a line for each of `wanted` answers and for the end: the verdicts on the first answers, and why there are
     /// fewer than wanted.
     fn line_verdicts(&mut self, wanted: usize, bounds: &Bounds<'_>) -> (Vec<Verdict>, Option<String>) {
-        let output = self.output_lines(bounds.limits.output);
+        let output = match self.output_lines(bounds.limits.output) {
+            Ok(output) => output,
+            Err(cause) => return (Vec::new(), Some(unread(&cause))),
+        };
         let mut verdicts = Vec::new();
         let mut since = self.started;
         let mut status = None;
@@ -360,6 +371,16 @@ impl Program {
             }
         }
     }
+}
+
+/// Starts a thread that ends by itself when its pipe does.
+fn beside(does: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().spawn(does).map(drop)
+}
+
+/// Why nothing is known of an output.
+fn unread(cause: &std::io::Error) -> String {
+    format!("the system gave no thread to read its output: {cause}")
 }
 
 impl Drop for Program {
