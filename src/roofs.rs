@@ -41,7 +41,7 @@ pub struct Read {
     pub best: f64,
     /// Bytes per second of the median pass.
     pub median: f64,
-    /// [`Team::round_trip`] before and after; none on one thread.
+    /// The shortest and the longest [`Team::round_trip`] before, between and after the passes of the kernels; none on one thread.
     pub round_trips: Option<[f64; 2]>,
 }
 
@@ -295,7 +295,7 @@ impl Reader {
 
 /// Passes over `bytes` with every kernel for so many seconds: the rate of the fastest kernel.
 fn fastest(team: &mut Team, kernels: &[Function], args: &[u64], bytes: u64, seconds: f64) -> Result<Read> {
-    let before = team.round_trip()?;
+    let mut trips: Vec<f64> = team.round_trip()?.into_iter().collect();
     let mut passes = Vec::new();
     for kernel in kernels {
         let list = [Launch::new(kernel.clone(), args.to_vec())];
@@ -309,8 +309,10 @@ fn fastest(team: &mut Team, kernels: &[Function], args: &[u64], bytes: u64, seco
         }
         of_kernel.sort_by(f64::total_cmp);
         passes.push((of_kernel[0], of_kernel[of_kernel.len() / 2]));
+        trips.extend(team.round_trip()?);
     }
-    let round_trips = before.zip(team.round_trip()?).map(<[f64; 2]>::from);
+    trips.sort_by(f64::total_cmp);
+    let round_trips = trips.first().zip(trips.last()).map(|(shortest, longest)| [*shortest, *longest]);
     let least = |times: &mut dyn Iterator<Item = f64>| times.fold(f64::MAX, f64::min);
     #[allow(clippy::cast_precision_loss, reason = "sizes of memory are far below 2^53")]
     let size = bytes as f64;

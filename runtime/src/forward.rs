@@ -9,7 +9,7 @@ mod draws;
 mod profile;
 mod work;
 
-use crate::device::cpu::{Function, Image, Launch, Region, Team};
+use crate::device::cpu::{Divided, Function, Image, Launch, Region, Team};
 use crate::error::{Error, Result};
 use crate::gguf::Gguf;
 use crate::kv::{Edit, PageShape, Pool, Store, batches};
@@ -22,9 +22,9 @@ use ir::model::Model;
 use ir::plan::PrefixMode;
 use ir::program::{
     Arg, Buf, CHOICE_WORDS, DRAW_WORDS, EDIT_WORDS, FACT_WORDS, ITEM_WORDS, PAGE, PICK_WORDS, Program, STAT_BLOCK,
-    STAT_WORDS, Source, mask_bytes,
+    STAT_WORDS, mask_bytes,
 };
-use ir::tensor::DType;
+use ir::tensor::{DType, TILE_ROWS};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -295,7 +295,8 @@ impl LocalModel {
             attention: program.attention,
         };
         let (buffers, stride) = buffers(&loaded, &limits)?;
-        let bind = |launches: &[ir::program::Launch]| -> Vec<Launch> {
+        // Tiles that a launch gives to a thread as one.
+        let bind = |launches: &[ir::program::Launch], tiles: u64| -> Vec<Launch> {
             let word = |arg: &Arg| match arg {
                 Arg::Buf(buf) => buffers.get(buf).map_or(0, Region::address),
                 Arg::Weight(w, offset) => loaded.weights.address() + loaded.offsets[*w as usize] + offset,
@@ -303,22 +304,24 @@ impl LocalModel {
                 Arg::Summary(layer) => store.summary(*layer as usize),
                 Arg::ScratchStride => stride,
             };
-            let matrix = |arg: &Arg| match arg {
-                Arg::Weight(w, offset) if !matches!(program.weights[*w as usize].source, Source::Vector { .. }) => {
-                    let size = weights::bytes(&program.weights[*w as usize])? as u64;
-                    Some((word(arg), size.saturating_sub(*offset)))
-                }
-                _ => None,
+            let matrix = |arg: &Arg| {
+                let Arg::Weight(w, 0) = arg else { return None };
+                let (all, bytes) = weights::tiles(&program.weights[*w as usize])?;
+                Some(Divided { address: word(arg), unit_bytes: tiles * bytes, units: all.div_ceil(tiles) })
             };
             let one = |l: &ir::program::Launch| {
                 let function = loaded.functions[l.kernel as usize].clone();
-                Launch::new(function, l.args.iter().map(word).collect())
-                    .dividing(l.args.iter().filter_map(matrix).collect())
+                let mut matrices: Vec<_> = l.args.iter().filter_map(matrix).collect();
+                // Two are gate and up, which are read side by side and not one after the other.
+                if matrices.len() == 2 {
+                    matrices.pop();
+                }
+                Launch::new(function, l.args.iter().map(word).collect()).dividing(matrices)
             };
             launches.iter().map(one).collect()
         };
-        let (forward, head) = (bind(&program.forward), bind(&program.head));
-        let (sample, fork) = (bind(&program.sample), bind(&program.fork));
+        let (forward, head) = (bind(&program.forward, 1), bind(&program.head, (STAT_BLOCK / TILE_ROWS) as u64));
+        let (sample, fork) = (bind(&program.sample, 1), bind(&program.fork, 1));
         let info = ModelInfo {
             vocab: model.vocab as usize,
             context: model.context as usize,

@@ -37,24 +37,34 @@ pub struct WeightError {
 /// Vectors take 4 bytes per element; the padding up to 64 bytes is zero.
 #[must_use]
 pub fn bytes(weight: &Weight) -> Option<usize> {
-    let tiled = |tensors: &[String], dtype: DType, n: u64, k: u64, channel: bool| {
-        let k = usize::try_from(k).ok().filter(|k| *k < 1 << 32)?;
-        dtype.bytes(k as u64)?;
-        let tiles = usize::try_from(n.div_ceil(TILE_ROWS as u64)).ok()?;
-        tiles.checked_mul(tensors.len())?.checked_mul(size_of_tile(channel, dtype, k))
-    };
     let size = match &weight.source {
         Source::Vector { len, .. } => usize::try_from(*len).ok()?.checked_mul(4)?,
-        Source::Tiles { tensors, dtype, n, k, .. } => tiled(tensors, *dtype, *n, *k, false)?,
+        Source::Tiles { .. } | Source::Int8Channel { .. } => {
+            let (tiles, bytes) = tiles(weight)?;
+            usize::try_from(tiles).ok()?.checked_mul(usize::try_from(bytes).ok()?)?
+        }
+    };
+    size.checked_next_multiple_of(64)
+}
+
+/// Tiles of a resident matrix and bytes of each; tiles that are interleaved count as one. `None` for vectors, and as [`bytes`].
+#[must_use]
+pub fn tiles(weight: &Weight) -> Option<(u64, u64)> {
+    let (tensors, dtype, n, k, channel) = match &weight.source {
+        Source::Vector { .. } => return None,
+        Source::Tiles { tensors, dtype, n, k, .. } => (tensors, dtype, n, k, false),
         Source::Int8Channel { tensors, dtype, n, k, block, .. } => {
             let known = CHANNEL_BLOCKS.iter().any(|b| *b as u64 == *block);
             if !known || !k.is_multiple_of(*block) {
                 return None;
             }
-            tiled(tensors, *dtype, *n, *k, true)?
+            (tensors, dtype, n, k, true)
         }
     };
-    size.checked_next_multiple_of(64)
+    dtype.bytes(*k)?;
+    let k = usize::try_from(*k).ok().filter(|k| *k < 1 << 32)?;
+    let bytes = tensors.len().checked_mul(size_of_tile(channel, *dtype, k))?;
+    Some((n.div_ceil(TILE_ROWS as u64), bytes as u64))
 }
 
 /// Makes one weight. `dest` has [`bytes`]`(weight)` bytes, aligned to 64.
@@ -107,7 +117,8 @@ pub fn load_all(gguf: &Gguf, weights: &[Weight], dests: Vec<&mut [u8]>, threads:
     };
     std::thread::scope(|s| {
         for _ in 1..threads {
-            s.spawn(work);
+            // Where the system gives no thread, the others do its part.
+            let _ = std::thread::Builder::new().spawn_scoped(s, work);
         }
         work();
     });

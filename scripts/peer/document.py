@@ -82,8 +82,8 @@ what the machine itself allows.
 - **Roof.** Tokens per second if a step took only the longer of two times: reading its bytes once (the file's weights, keys and values),
   or computing its products (matrices in int8, attention in f32, over keys and values of int8 in int8). What a block's scales
   and minima need on the same units as its products is counted. Where a row attends to a part of the context, it is what that
-  part and its choice need, chosen pages at the rate of scattered pieces. The rates were measured on the same CPUs before every
-  repeat, with kernels of our own Kernel IR, and the median counts; see below."""
+  part and its choice need, chosen pages at the rate of scattered pieces. The rates were measured on the same CPUs between
+  the repeats, with kernels of our own Kernel IR, and the median counts; see below."""
 
 
 def _cores(good):
@@ -96,11 +96,13 @@ def _cores(good):
         trips[placement.state(sample["round_trips"])] += sample["round_trips"]
     seen = " and ".join(f"{1e9 * statistics.median(found):.0f} ns {placement.WORDS[s]}" for s, found in trips.items() if found and s != placement.MOVED)
     moved = sum(r["moved_repeats"] for r in placed)
+    unknown = sum(not r.get("cores") for _, r, threads in good if threads > 1)
+    older = f" Of {unknown} rows it is not known." if unknown else ""
     return f"""
 - **Cores.** The host of this machine may run its cores side by side, where they share a cache and their way to the memory, or apart,
-  and moves them at any time (seen: a line of memory goes from one to the other and back in {seen}, median). Both runs of a pair
-  had them in one state before and after, all pairs of a row in the same, and its roof was measured in it; the tables say in
-  which. {moved} pairs of {moved + sum(r["ratio"]["repeats"] for r in placed)} were left out for it."""
+  and moves them at any time (seen: a line of memory goes from one to the other and back in {seen}, median; below
+  {1e9 * placement.APART_SECONDS:.0f} ns they count as side by side). Where the tables say so of a row, both runs of every pair had them in that state
+  before and after, and so had its roof. {moved} pairs of {moved + sum(r["ratio"]["repeats"] for r in placed)} were left out for it.{older}"""
 
 
 def _doubts(good):
@@ -110,6 +112,10 @@ def _doubts(good):
     few = sum(r["ratio"]["repeats"] < _REPEATS for _, r, _ in good)
     if loud:
         doubts.append(f"in {loud} of {len(good)} rows others used more than {100 * _QUIET:.0f} % of the CPUs in half of the runs or more")
+    if moved := sum(r.get("cores") == placement.MOVED for _, r, _ in good):
+        doubts.append(f"in {moved} of {len(good)} rows the host moved the cores during every repeat")
+    if elsewhere := sum(bool(r["roof"]) and r.get("roof_cores") != r.get("cores") for _, r, _ in good):
+        doubts.append(f"the roof of {elsewhere} of {len(good)} rows was measured with the cores elsewhere than in the runs")
     if few:
         doubts.append(f"{few} of {len(good)} rows have fewer than {_REPEATS} repeats")
     return f"**An orientation, not a result:** {'; '.join(doubts)}." if doubts else ""
@@ -259,7 +265,9 @@ def _parts(record):
     roof, step = record["roof"], record["roof"]["rows_per_step"] / record["ours"]["median"]
     parts = f"reading takes at least {1e3 * roof['reading_seconds_per_step']:.1f} ms and arithmetic {1e3 * roof['arithmetic_seconds_per_step']:.1f} ms"
     spent = ", ".join(f"{name} {1e3 * took:.1f}" for name, took, _ in _spent(record) if took >= 0.02 * step)
-    by_kernel = f" Kernel by kernel, in ms: {spent}." if spent else ""
+    seen = record.get("profile_cores")
+    other = f" (cores {placement.WORDS[seen]})" if seen and seen != record["cores"] else ""
+    by_kernel = f" Kernel by kernel, in ms{other}: {spent}." if spent else ""
     return f"Of a step's {1e3 * step:.1f} ms {parts}; the roof counts the longer only.{by_kernel}"
 
 
@@ -300,7 +308,7 @@ def _profiles(good):
     ]
     for row, record, threads in rows:
         spent = {name: (took, size) for name, took, size in _spent(record)}
-        cells = [_short(row.model), label(row.case), str(threads)]
+        cells = [_short(row.model), label(row.case), f"{threads}{_where(record.get('profile_cores'))}"]
         for name in names:
             took, size = spent.get(name, (0, 0))
             # Rows of a batch compute longer than they read: a rate of reading says nothing there.
@@ -337,7 +345,7 @@ def _roofs(good):
     lines = [
         "## Roofs",
         "",
-        "Rates measured before every repeat, the median, all threads together; bytes and products of one step (a prefill or a scoring is one step).",
+        "Rates measured between the repeats, the median, all threads together; bytes and products of one step (a prefill or a scoring is one step).",
         "In brackets: the part of the bytes that is chosen pages, and the rate of scattered pieces of their size. Int8: products alone / in",
         "blocks with scales / with scales and minima. What a block's scales need on the same units is counted: a matrix has the rate of the",
         "way it is stored. The peer may pass a roof only by arithmetic that these kernels do not have (matrix extensions; bf16, which stands",
@@ -428,7 +436,7 @@ help. These rows took {minutes:.0f} minutes and were measured at {"commit " if l
 
 def _plots(records, threads):
     bars = [
-        (f"{_short(row.model)}, {brief(row.case)}", *(record["ratio"][k] for k in ("median", "min", "max")), row.target)
+        (f"{_short(row.model)}, {brief(row.case)}{_where(record.get('cores'))}", *(record["ratio"][k] for k in ("median", "min", "max")), row.target)
         for row, record in records
     ]
     if bars:
@@ -441,5 +449,18 @@ def _plots(records, threads):
         series.append(("llama.cpp", "b", [(d, r["peer"]["median"]) for d, r in decodes]))
         if all(r["roof"] for _, r in decodes):
             series.append(("roof", "c", [(d, r["roof"]["tokens_per_second"]) for d, r in decodes]))
-        title = f"SmolLM2, decode: tokens per second by depth, {_count(threads)}"
+        title = f"SmolLM2, decode: tokens per second by depth, {_count(threads)}{_placed(decodes)}"
         yield DEPTHS.format(threads), rates_over_depth(title, series), f"Tokens per second by depth, {_count(threads)}"
+
+
+def _where(state):
+    """Where the cores lay, behind a name."""
+    return f", {placement.WORDS[state]}" if state else ""
+
+
+def _placed(rows):
+    """Where the cores of rows by depth lay, behind the title of their plot: a state for all or each."""
+    states = {depth: placement.WORDS[record["cores"]] for depth, record in rows if record.get("cores")}
+    if len(set(states.values())) < 2 and len(states) == len(rows):
+        return f", cores {next(iter(states.values()))}"
+    return ", cores " + ", ".join(f"{words} at {depth}" for depth, words in states.items()) if states else ""

@@ -231,10 +231,11 @@ def _measure_case(session, case, cases, progress):
             break
         if "ours" in session.sides and len(roofs) < session.repeats:
             roofs.append(_measure_roofs(session, case, gen, progress))
-        progress(f"{case}: {max(map(states.count, states), default=0) + 1} of {session.repeats}")
+        still = [s for s in states if s != placement.MOVED]
+        progress(f"{case}: {max(map(still.count, still), default=0) + 1} of {session.repeats}")
         order = list(settings)
         if "ours" in session.sides:
-            order.insert(0 if len(turns) % 2 == 0 else len(order), None)
+            order.insert(0 if len(still) % 2 == 0 else len(order), None)
         runs, calm = retries.undisturbed(lambda sides=order: [x for s in sides for x in _one(session, case, s, gen)])
         turns.append((placement.common(placement.state(sample.round_trips) for _, sample in runs), runs, calm))
     state = state if enough else placement.most(states)
@@ -242,13 +243,13 @@ def _measure_case(session, case, cases, progress):
     ours, peers = {}, {s: [] for s in settings}
     for side, sample in (x for runs, _ in kept for x in runs):
         (peers if isinstance(side, Setting) else ours).setdefault(side, []).append(sample)
-    for _ in range(_AGAIN_IN_STATE if roofs else 0):
+    for _ in range(_AGAIN_IN_STATE if any(roofs) and state != placement.MOVED else 0):
         if _measured_in(roofs, state):
             break
         roofs.append(_measure_roofs(session, case, gen, progress))
     record = _record(session, case, _median_rates(roofs, state), ours, peers, gen)
     if "ours" in session.sides:
-        record["profile"] = measure_profile(session, case, record["ours_setting"], progress, state)
+        record["profile"], record["profile_cores"] = measure_profile(session, case, record["ours_setting"], progress, state)
     counts = {"disturbed_repeats": sum(not calm for _, calm in kept), "discarded_repeats": retries.used}
     counts |= {"cores": state, "moved_repeats": len(turns) - len(kept), "roof_cores": state if _measured_in(roofs, state) else None}
     return {**record, **counts, "took_seconds": time.monotonic() - begun, "peer_settings_tried": tried}
@@ -364,8 +365,8 @@ def _in_state(points, state):
 
 
 def _measured_in(roofs, state):
-    """Whether every point of reading was measured with the cores in this state at least once."""
-    return all(_in_state(points, state) for kind, fields in _READING.items() for points in _points(roofs, kind, fields).values())
+    """Whether every point of reading was measured with the cores in this state at least once, and there is one."""
+    return any(roofs) and all(_in_state(points, state) for kind, fields in _READING.items() for points in _points(roofs, kind, fields).values())
 
 
 def _median_points(roofs, kind, fields, state):
@@ -393,23 +394,24 @@ def _measure_roofs(session, case, gen, progress):
 
 
 def measure_profile(session, case, mode, progress, state=None):
-    """Where a step of ours goes, kernel by kernel, in one run of its own, where it can be had with the cores in this state; None
-    when our binary cannot say."""
+    """Where a step of ours goes, kernel by kernel, in one run of its own, where it can be had with the cores in this state, and
+    the state it was measured in; None twice when our binary cannot say."""
     progress(f"{case}: ours, kernel by kernel")
     command = [*ours_command(session.inferc, session.model, session.threads, case), "--profile"]
-    found = None
+    found = None, None
     for _ in range(_AGAIN_IN_STATE):
         try:
             text, _ = run(session, command)
         except BenchError as error:
             print(f"bench-peer: no profile: {error}", file=sys.stderr)
-            return None
+            return found
         for value in json_values(text):
             if value.get("case") == case.work and value.get("kernels") and mode in (None, f"prefix={value.get('prefix')}"):
-                found = value["kernels"]
-                if state is None or placement.state(value.get("kernels_round_trip_seconds")) == state:
+                seen = placement.state(value.get("kernels_round_trip_seconds"))
+                found = value["kernels"], seen
+                if state in (None, placement.MOVED, seen):
                     return found
-    if found is None:
+    if found[0] is None:
         print("bench-peer: no profile: our binary printed none", file=sys.stderr)
     return found
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import placement
 from bench import UsageError, peer_record, session_of
 from bench import options as bench_options
 from cases import DEFAULT_CASES, CaseError, parse_case, parse_setting
@@ -43,7 +44,7 @@ def options(argv):
     add("--cases", default="", metavar="LIST", help="only cases that contain one of these texts, such as depth=2048,prefill; $ is the end of a case")
     add("--threads", metavar="LIST", help="thread counts, such as 2,1 (default: all cores, then one)")
     add("--repeats", type=int, metavar="N", help="interleaved repeats per row (default: 3, with --quick 2)")
-    add("--resume", action="store_true", help="leave out rows that this build has measured already")
+    add("--resume", action="store_true", help="leave out rows that this build has measured already, as often as asked for and with the cores in one state")
     add("--anew", action="store_true", help="drop the kept rows first, as on another machine")
     add("--write-only", action="store_true", help="measure nothing, write the document from what is kept")
     add("--profiles", action="store_true", help="of rows that are kept, measure only where our steps' time goes")
@@ -158,13 +159,14 @@ def measure(chosen, cache, path, say):
     for done, (row, threads) in enumerate(rows):
         name = key(row.model, threads, row.case)
         old = cache["rows"].get(name)
-        if chosen.resume and old and old["build"] == content and "error" not in old:
+        if chosen.resume and old and _done(old, content, chosen.repeats):
             continue
         if chosen.profiles:
             if old and "error" not in old:
                 say(f"[{done + 1}/{len(rows)}] {row.model}: {row.case}: kernel by kernel")
                 session = sessions[row.model, threads]
-                old["profile"] = measure_profile(session, parse_case(row.case), old["ours_setting"], lambda text: None, old.get("cores"))
+                profile = measure_profile(session, parse_case(row.case), old["ours_setting"], lambda text: None, old.get("cores"))
+                old["profile"], old["profile_cores"] = profile
                 _replace(path, json.dumps(cache, indent=1))
             continue
         together = [parse_case(r.case) for r, _ in rows if r.model == row.model]
@@ -180,6 +182,12 @@ def measure(chosen, cache, path, say):
         _check_drivers(cache, sessions, chosen.resume, say)
         _replace(path, json.dumps(cache, indent=1))
     return failed
+
+
+def _done(record, build, repeats):
+    """Whether a row was measured with this build as often as asked for, the cores in one state."""
+    whole = "error" not in record and record["ratio"] and record["ratio"]["repeats"] >= repeats
+    return record["build"] == build and whole and record.get("cores") != placement.MOVED
 
 
 def _check_drivers(cache, sessions, resume, say):

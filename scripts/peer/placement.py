@@ -3,9 +3,9 @@ or apart. Hosts move them at any time, and rates of reading differ by almost two
 cores, in seconds; measures nothing.
 """
 
-# A line goes to a core that shares a cache and back in 60 to 200 ns, to another one in 300 to 600 (measured on Zen 5: 64 to 135
-# and 410 to 460; docs/limits.md).
-_APART = 250e-9
+# On the Zen 5 where it was measured a line goes to a core that shares a cache and back in 64 to 135 ns, to another one in 410 to
+# 460 (docs/limits.md). On machines whose ways all lie on one side of it, no run is told from another.
+APART_SECONDS = 250e-9
 
 NEAR, APART, MOVED = "near", "apart", "moved"
 
@@ -15,7 +15,7 @@ WORDS = {NEAR: "side by side", APART: "apart", MOVED: "moved"}
 
 def state(round_trips):
     """NEAR, APART, or MOVED when the round trips do not agree; None without any, as on one thread."""
-    found = {APART if seconds >= _APART else NEAR for seconds in round_trips or ()}
+    found = {APART if seconds >= APART_SECONDS else NEAR for seconds in round_trips or ()}
     return found.pop() if len(found) == 1 else (MOVED if found else None)
 
 

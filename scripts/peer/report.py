@@ -105,11 +105,15 @@ def _notes(records):
         "work runs first in the same process and is not timed, nor is a prompt that was cached before. Our decode and branches",
         "sample every token, the peer's compute the logits only. Roof: the longer of reading the step's bytes (weights as in the",
         "file and 16-bit keys and values, each once) and computing its products (matrices in int8, attention in f32), at rates that",
-        "were measured on the same CPUs just before.",
+        "were measured on the same CPUs between the runs.",
     ]
     discarded, disturbed, moved = (sum(r[k] for r in records) for k in ("discarded_repeats", "disturbed_repeats", "moved_repeats"))
     if moved:
         notes.append(f"{moved} repeats were left out because the host moved the cores (side by side or apart).")
+    if where := [r["case"] for r in records if r["cores"] == placement.MOVED]:
+        notes.append(f"The host moved the cores during every repeat of {', '.join(where)}: do not quote.")
+    if where := [r["case"] for r in records if r["roof"] and r["roof_cores"] != r["cores"]]:
+        notes.append(f"The cores never lay in the roof's measurement as in the runs of {', '.join(where)}: no share of a roof holds there.")
     if discarded:
         notes.append(f"{discarded} runs were discarded because others used the CPUs meanwhile.")
     if disturbed:

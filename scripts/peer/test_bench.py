@@ -525,7 +525,10 @@ class WholeRun(StandIns):
             state = ("moved" if kept > 2 else "near", moved, kept)
             self.assertEqual((record["cores"], record["moved_repeats"], record["ratio"]["repeats"]), state)
             os.remove(self.log)
+        text = self.run_bench(*only[:-2])[1]
+        self.assertIn("The host moved the cores during every repeat of prefill:n=512: do not quote.", text)
         self.environment["APART"] = "2"
+        os.remove(self.log)
         _, out, _ = self.run_bench(*only[:-2])
         self.assertIn("prefill:n=512: cores side by side", out)
         self.assertIn("1 repeats were left out because the host moved the cores", out)
@@ -602,7 +605,9 @@ class Documents(StandIns):
         self.assertGreater(len(self.logged()), before)
 
     def test_a_failed_row_is_named_and_the_others_stay(self):
+        self.environment["APART"] = ""
         self.assertEqual(self.perform("--quick", "--cases", "prefill:n=512")[0], 0)
+        self.assertIn(" | bound by | cores |", self.read("performance.md"))
         self.environment["OURS"] = "crash"
         self.assertEqual(self.perform("--quick", "--cases", "depth=0")[0], 1)
         text = self.read("performance.md")
@@ -611,12 +616,31 @@ class Documents(StandIns):
         self.assertIn("prefill of 512", text)
 
     def test_figures_of_a_busy_machine_are_called_so(self):
-        def row(share, repeats):
-            return (suite.ROWS[0], {"disturbance": {"median": share}, "ratio": {"repeats": repeats}}, 2)
+        def row(share, repeats, **more):
+            return (suite.ROWS[0], {"disturbance": {"median": share}, "ratio": {"repeats": repeats}, "roof": None, **more}, 2)
 
         self.assertEqual(document._doubts([row(0.01, 3)]), "")
         text = document._doubts([row(0.5, 3), row(0.0, 2)])
         self.assertTrue(text.startswith("**An orientation, not a result:** in 1 of 2 rows") and "1 of 2 rows have fewer than 3" in text)
+        self.assertIn("in 1 of 1 rows the host moved the cores during every repeat", document._doubts([row(0, 3, cores="moved")]))
+        here, elsewhere = ({"roof": {"bound": "reading"}, "cores": "near", "roof_cores": at} for at in ("near", None))
+        self.assertEqual(document._doubts([row(0, 3, **here)]), "")
+        text = document._doubts([row(0, 3, **here), row(0, 3, **elsewhere)])
+        self.assertIn("the roof of 1 of 2 rows was measured with the cores elsewhere", text)
+
+    def test_where_the_cores_lay_is_said(self):
+        def record(cores, *trips):
+            runs = [{"round_trips": pair} for pair in trips]
+            return {"cores": cores, "samples": {"ours": {"": runs}}, "moved_repeats": 1, "ratio": {"repeats": len(runs)}}
+
+        near, apart = record("near", [1e-7, 1.2e-7], [8e-8, 1e-7]), record("apart", [4e-7, 4.4e-7])
+        self.assertEqual(document._cores([(suite.ROWS[0], {}, 2)]), "")
+        said = " ".join(document._cores([(suite.ROWS[0], r, 2) for r in (near, apart, {})]).split())
+        self.assertIn("100 ns side by side and 420 ns apart, median; below 250 ns they count as side by side", said)
+        self.assertIn("2 pairs of 5 were left out for it. Of 1 rows it is not known.", said)
+        self.assertEqual(document._placed([(0, near), (9, near)]), ", cores side by side")
+        self.assertEqual(document._placed([(0, near), (9, apart)]), ", cores side by side at 0, apart at 9")
+        self.assertEqual((document._placed([(0, near), (9, {})]), document._placed([(0, {})])), (", cores side by side at 0", ""))
 
     def test_what_the_roof_forbids_is_said(self):
         row = suite.Row("smollm2", "decode:depth=0", 4.0)
@@ -676,6 +700,10 @@ class Documents(StandIns):
         kept = f"{self.dir.name}/{performance.KEPT}"
         with open(kept, encoding="utf-8") as file:
             cache = json.load(file)
+        record = next(iter(cache["rows"].values()))
+        self.assertTrue(performance._done(record, record["build"], 1))
+        for other in ({"build": "another"}, {"cores": "moved"}, {"error": "none"}, {"ratio": None}, {"ratio": {"repeats": 0}}):
+            self.assertFalse(performance._done({**record, **other}, record["build"], 1), other)
         cache["machine"]["family_model_stepping"] = "another"
         with open(kept, "w", encoding="utf-8") as file:
             json.dump(cache, file)

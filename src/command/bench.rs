@@ -388,8 +388,8 @@ fn machine_roofs(args: &BenchArgs) -> Result<u8> {
             let mut out = format!("{} threads\n", machine.threads);
             let mut reading = |r: &roofs::Read, how: &str| {
                 let (size, best, median) = (r.bytes as f64 / 1e6, r.best / 1e9, r.median / 1e9);
-                let between = r.round_trips.map_or(String::new(), |[before, after]| {
-                    format!("; a line there and back {} to {}", seconds(before.min(after)), seconds(before.max(after)))
+                let between = r.round_trips.map_or(String::new(), |[shortest, longest]| {
+                    format!("; a line there and back {:.0} to {:.0} ns", 1e9 * shortest, 1e9 * longest)
                 });
                 out.push_str(&format!(
                     "reading {size:>8.1} MB {best:>10.1} GB/s best {median:>10.1} median{how}{between}\n"

@@ -40,7 +40,7 @@ const SUMS: i64 = 28;
 /// Bytes between a read of keys or values and its prefetch.
 const AHEAD: i64 = 8192;
 /// The same of one row's prefetch into the second cache: what the first cache drops is near then (a twentieth of a step after
-/// 7900 tokens on one thread of Zen 5, a fiftieth on two; 8 and 10 KiB gain nothing, 20 a third of it).
+/// 7900 tokens on one thread of Zen 5, a fiftieth on two; 10 KiB gain half of it, 20 a third, 8 nothing).
 const FAR: i64 = 14336;
 
 /// How many vectors of keys or values are taken together, a power of two, so that `queries` of them keep the units busy.

@@ -180,18 +180,56 @@ fn schedules_teams_and_cuts_give_the_same_bits() {
         for prologue in [Prologue::Fused, Prologue::Split] {
             for (row_block, attend_rows, team, cut) in [
                 (8, 4, 3, true),
+                (2, 4, 1, true),
                 (4, 8, 1, false),
                 (2, 1, 2, true),
                 (1, 2, 3, false),
                 (8, 4, 2, false),
                 (8, 4, MANY, true),
             ] {
-                let s =
-                    ModelSchedule { row_block, attend_rows, prologue, interleave: cut, prefetch: 512, ..schedule() };
+                // The threads a schedule is made for say what is asked for, not what runs it.
+                let threads = if row_block == 2 { 1 } else { 2 };
+                let of_rows = ModelSchedule { row_block, attend_rows, ..schedule() };
+                let s = ModelSchedule { threads, prologue, interleave: cut, prefetch: 512, ..of_rows };
                 let got = outcomes(&tiny, &s, team, cut, None, &rows());
                 assert_eq!(expected, got, "{s:?}, team {team}, cut {cut}");
             }
         }
+    }
+}
+
+/// Requests change no result, so they are counted: `[into the first cache, into the second]`.
+#[test]
+fn lines_are_asked_for_in_the_caches_that_the_schedule_means() {
+    let tiny = Tiny::new(Family::Qwen2, 1, SQUARE, [DType::Q4_1; 8]);
+    let counts = |s: &ModelSchedule, name: &str| {
+        let program = Machine::new(&tiny, s, 1).program;
+        let kernel = program.kernels.iter().find(|k| k.name.starts_with(name)).expect("the model has it");
+        let text = kernel.to_string();
+        ["prefetch.first", "prefetch.second"].map(|word| text.matches(word).count())
+    };
+    for name in ["out", "gate_up", "down", "head."] {
+        let of = |threads, row_block, prefetch| {
+            counts(&ModelSchedule { threads, row_block, prefetch, prologue: Prologue::Split, ..schedule() }, name)
+        };
+        let [first, second] = of(1, 2, 512);
+        assert!(first > 0 && second == 0, "{name}, one thread: {first}, {second}");
+        // Threads that share their way to the memory ask twice.
+        assert_eq!(of(2, 2, 512), [first; 2], "{name}");
+        // Blocks of more rows ask the second cache alone, whoever runs them.
+        for threads in [1, 2] {
+            let [few, more] = of(threads, 8, 512);
+            assert!(few == first && more > second + if threads == 2 { first } else { 0 }, "{name}: {few}, {more}");
+        }
+        assert_eq!(of(2, 8, 0), [0; 2], "{name}: a schedule without requests");
+    }
+    // A row's keys and values come into the first cache, and from farther away into the second, in turn; several rows' into
+    // the second.
+    for threads in [1, 2] {
+        let [first, second] = counts(&ModelSchedule { threads, attend_rows: 1, ..schedule() }, "attend");
+        assert!(first > 0 && second == first, "{first}, {second}");
+        let [few, more] = counts(&ModelSchedule { threads, attend_rows: 4, ..schedule() }, "attend");
+        assert!(few == first && more > second, "{few}, {more}");
     }
 }
 

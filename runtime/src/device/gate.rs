@@ -8,7 +8,8 @@ use super::cpu::{futex_wait, futex_wake};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-/// Looks at the number with a pause in between, before the core is offered to others: about 30 µs.
+/// Looks at the number with a pause in between, before the core is offered to others: about 30 µs, and what a waiter does
+/// meanwhile.
 pub const SPIN: u32 = 2000;
 /// How long the core is offered again and again before the thread sleeps.
 pub const YIELD: Duration = Duration::from_micros(300);
